@@ -1,4 +1,4 @@
-"""Boxes, scores and ids for the NMS tests: realistic, tied, exactly at the threshold, and hostile. Seeded by the caller."""
+"""Boxes, scores and ids for the NMS tests: realistic, tied, exactly at the threshold, and hostile."""
 
 from __future__ import annotations
 
@@ -11,6 +11,17 @@ NAN, INF = math.nan, math.inf
 
 # Exactly representable, not representable (0.3, 0.7), the ends, beyond them, and what is no number.
 THRESHOLDS = (0.5, 0.3, 0.7, 1 / 3, 0.0, -0.0, 1.0, 0.999999, 1e-9, -0.5, 1.5, 1e300, -1e300, INF, -INF, NAN)
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator of its own, so that scenes do not depend on the order of the tests."""
+    return torch.Generator().manual_seed(seed)
+
+
+def assert_same(found: Tensor, expected: Tensor) -> None:
+    """Both int64, the same indices in the same order."""
+    assert found.dtype == torch.int64
+    assert found.tolist() == expected.tolist()
 
 
 def clustered(n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -42,7 +53,9 @@ def hostile(n: int, generator: torch.Generator, dtype: torch.dtype = torch.float
     """Grid boxes with NaN, infinities, huge, denormal, inverted and repeated entries, and scores to match."""
     boxes, scores = on_a_grid(n, generator, torch.float64)
     info = torch.finfo(dtype)
-    poison = torch.tensor([NAN, -NAN, INF, -INF, info.max, -info.max, info.tiny / 4, 0.0, -0.0, 1e-7], dtype=torch.float64)
+    poison = torch.tensor(
+        [NAN, -NAN, INF, -INF, info.max, -info.max, info.tiny / 4, 0.0, -0.0, 1e-7], dtype=torch.float64
+    )
     for values, share in ((boxes, 0.08), (scores, 0.3)):
         where = torch.rand(values.shape, generator=generator) < share
         values[where] = poison[torch.randint(len(poison), (int(where.sum()),), generator=generator)]
@@ -68,7 +81,9 @@ def random_ids(n: int, generator: torch.Generator, classes: int, dtype: torch.dt
 def iou_matrix(boxes: Tensor) -> Tensor:
     """[N, 4] float32 or float64 -> [N, N]; written pair by pair, apart from what the reference does."""
     first, second = boxes[:, None], boxes[None]
-    sides = (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])).clamp(min=0)
+    sides = (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])).clamp(
+        min=0
+    )
     intersection = sides[..., 0] * sides[..., 1]
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     return intersection / (area[:, None] + area[None] - intersection)

@@ -1,35 +1,38 @@
-"""nms, batched_nms and nms_padded: goldens, reference, invariants, edges, torch integration.
-
-There is no gradcheck: indices have no gradient; what is tested instead is that boxes may require one.
-"""
+"""nms, batched_nms and nms_padded: what they compute. How they behave inside torch: test_nms_torch.py."""
 
 from __future__ import annotations
 
 import itertools
 
 import pytest
+import support
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nms_scenes import INF, NAN, SCENES, THRESHOLDS, clustered, iou_matrix, on_a_grid, random_ids, staircase
+from nms_scenes import (
+    INF,
+    NAN,
+    SCENES,
+    THRESHOLDS,
+    assert_same,
+    clustered,
+    iou_matrix,
+    on_a_grid,
+    random_ids,
+    seeded,
+    staircase,
+)
+from support import FLOAT_DTYPES, LAYOUTS, dtype_id
 
 from fasterrcnn_ops.nms import batched_nms, nms, nms_padded
 from fasterrcnn_ops.reference import nms as reference
 
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-DEVICES = (
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skip(reason="NMS has a CPU kernel only")),
-)
 
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
-    assert found.dtype == torch.int64
-    assert found.tolist() == expected.tolist()
+@pytest.fixture(autouse=True)
+def _kernel_there(request: pytest.FixtureRequest) -> None:
+    device = request.getfixturevalue("device").type if "device" in request.fixturenames else "cpu"
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("fasterrcnn_ops::nms", device.upper()):
+        pytest.skip(f"nms has no {device} kernel in this build")
 
 
 # --- hand-computed ---------------------------------------------------------------------------------------------------
@@ -76,8 +79,7 @@ def test_threshold_precision(dtype, threshold, kept):
 # --- against the reference -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=dtype_id)
 @pytest.mark.parametrize("scene", SCENES)
 def test_equals_reference(device, dtype, scene):
     for seed, n in enumerate((0, 1, 2, 3, 31, 32, 33, 63, 64, 65, 100, 300)):
@@ -85,10 +87,11 @@ def test_equals_reference(device, dtype, scene):
         ids = random_ids(n, seeded(seed), 5).to(device)
         for threshold in THRESHOLDS if n <= 65 else (0.3, 0.5):
             assert_same(nms(boxes, scores, threshold), reference.nms(boxes, scores, threshold))
-            assert_same(batched_nms(boxes, scores, ids, threshold), reference.batched_nms(boxes, scores, ids, threshold))
+            assert_same(
+                batched_nms(boxes, scores, ids, threshold), reference.batched_nms(boxes, scores, ids, threshold)
+            )
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("scene", SCENES)
 def test_padded_equals_reference(device, scene):
     for n, max_output in itertools.product((0, 1, 40, 150), (0, 1, 7, 150, 200)):
@@ -101,23 +104,26 @@ def test_padded_equals_reference(device, scene):
             assert_same(found[1], expected[1])
 
 
-@pytest.mark.parametrize(("box_dtype", "score_dtype"), itertools.permutations(DTYPES, 2), ids=str)
+@pytest.mark.parametrize(("box_dtype", "score_dtype"), list(itertools.permutations(FLOAT_DTYPES, 2)), ids=dtype_id)
 def test_mixed_dtypes(box_dtype, score_dtype):
     boxes, scores = clustered(200, seeded(0), torch.float64)
     boxes, scores = boxes.to(box_dtype), scores.to(score_dtype)
     assert_same(nms(boxes, scores, 0.5), reference.nms(boxes, scores, 0.5))
 
 
-def test_strides_are_free():
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strides_are_free(device, layout):
+    boxes, scores = (values.to(device) for values in clustered(100, seeded(0)))
+    ids = random_ids(100, seeded(0), 3).to(device)
+    found = batched_nms(LAYOUTS[layout](boxes), support.strided_copy(scores), support.strided_copy(ids), 0.5)
+    assert_same(found, reference.batched_nms(boxes, scores, ids, 0.5))
+
+
+def test_columns_of_a_table_and_expanded_boxes():
     boxes, scores = clustered(100, seeded(0))
-    expected = nms(boxes, scores, 0.5)
-    detections = torch.cat([boxes, scores[:, None]], dim=1)  # [N, 5]: columns of one table
-    assert_same(nms(detections[:, :4], detections[:, 4], 0.5), expected)
-    assert_same(nms(boxes.T.contiguous().T, scores.repeat_interleave(2)[::2], 0.5), expected)
-    one_box = boxes[:1].expand(50, 4)
-    assert nms(one_box, torch.ones(1).expand(50), 0.5).tolist() == [0]
-    ids = random_ids(100, seeded(0), 3)
-    assert_same(batched_nms(boxes, scores, ids.repeat_interleave(3)[::3], 0.5), batched_nms(boxes, scores, ids, 0.5))
+    detections = torch.cat([boxes, scores[:, None]], dim=1)  # [N, 5]
+    assert_same(nms(detections[:, :4], detections[:, 4], 0.5), nms(boxes, scores, 0.5))
+    assert nms(boxes[:1].expand(50, 4), torch.ones(1).expand(50), 0.5).tolist() == [0]
 
 
 # --- invariants ------------------------------------------------------------------------------------------------------
@@ -134,7 +140,7 @@ def test_strides_are_free():
     data=st.data(),
 )
 def test_invariants(seed, n, scene, dtype, threshold, classes, data):
-    """What defines greedy NMS, without running it: order, no kept pair above, every dropped box has a kept suppressor."""
+    """What defines greedy NMS: ranked order, no kept pair above the threshold, a kept suppressor per dropped box."""
     generator = seeded(seed)
     boxes, scores = scene(n, generator, dtype)
     ids = random_ids(n, generator, classes)
@@ -178,7 +184,7 @@ def test_permuting_boxes_permutes_the_result():
 SAME = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=dtype_id)
 def test_empty(dtype):
     boxes, scores, ids = torch.empty(0, 4, dtype=dtype), torch.empty(0, dtype=dtype), torch.empty(0, dtype=torch.int64)
     assert_same(nms(boxes, scores, 0.5), ids)
@@ -188,9 +194,9 @@ def test_empty(dtype):
     assert (keep.tolist(), count.item()) == ([-1, -1, -1], 0)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=dtype_id)
 def test_order_of_scores(dtype):
-    """NaN first whatever its sign, then inf … -inf; 0.0 and -0.0 tie; ties by index. At threshold 1 everything stays."""
+    """NaN of any sign first, then inf … -inf; 0.0 and -0.0 tie; ties by index. At threshold 1 everything stays."""
     scores = torch.tensor([0.0, 1.0, -0.0, NAN, -INF, -1.0, INF, -NAN, 0.0, 1.0], dtype=dtype)
     scores[7] = torch.copysign(scores[7], torch.tensor(-1.0, dtype=dtype))
     assert nms(SAME.repeat(10, 1).to(dtype), scores, 1.0).tolist() == [3, 7, 6, 1, 9, 0, 2, 8, 5, 4]
@@ -242,9 +248,19 @@ def test_a_nan_score_survives_and_suppresses():
 
 @pytest.mark.parametrize(
     "dtype",
-    [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool, torch.uint16, torch.uint32, torch.uint64]
-    + list(DTYPES),
-    ids=str,
+    [
+        torch.uint8,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+        torch.bool,
+        torch.uint16,
+        torch.uint32,
+        torch.uint64,
+    ]
+    + list(FLOAT_DTYPES),
+    ids=dtype_id,
 )
 def test_id_dtypes(dtype):
     boxes, scores = clustered(200, seeded(0))
@@ -287,115 +303,3 @@ def test_many_boxes():
     same = SAME.expand(n, 4)
     assert_same(batched_nms(same, scores, ids * 2**40, 0.5), ids)
     assert nms(same, scores, 0.5).tolist() == [0]
-
-
-# --- torch: opcheck, compile, autograd, determinism ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("requires_grad", [False, True])
-@pytest.mark.parametrize("n", [0, 20])
-def test_opcheck(n, requires_grad):
-    boxes, scores = clustered(n, seeded(0))
-    boxes.requires_grad_(requires_grad)
-    ids = random_ids(n, seeded(0), 3)
-    ops = torch.ops.fasterrcnn_ops
-    torch.library.opcheck(ops.nms.default, (boxes, scores, 0.5))
-    torch.library.opcheck(ops.batched_nms.default, (boxes, scores, ids, 0.5))
-    torch.library.opcheck(ops.nms_padded.default, (boxes, scores, ids, 0.5, 8))
-    torch.library.opcheck(ops.nms_padded.default, (boxes, scores, None, 0.5, 8))
-
-
-def test_compiles_without_graph_breaks():
-    def best_boxes(boxes, scores, ids):
-        keep, count = nms_padded(boxes, scores, ids, iou_threshold=0.5, max_output=10)
-        return boxes[keep.clamp(min=0)] * (keep >= 0)[:, None], count
-
-    compiled = torch.compile(best_boxes, fullgraph=True, backend="aot_eager", dynamic=True)
-    for n in (12, 60):
-        inputs = (*clustered(n, seeded(n)), random_ids(n, seeded(n), 3))
-        for found, expected in zip(compiled(*inputs), best_boxes(*inputs), strict=True):
-            assert torch.equal(found, expected)
-
-
-@pytest.mark.parametrize("function", ["nms", "batched_nms"])
-def test_data_dependent_sizes_are_traced(function):
-    """The fake kernel's unbacked size survives fullgraph compilation and is right at run time."""
-
-    def kept_boxes(boxes, scores, ids):
-        keep = nms(boxes, scores, 0.5) if function == "nms" else batched_nms(boxes, scores, ids, 0.5)
-        return boxes[keep]
-
-    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
-        compiled = torch.compile(kept_boxes, fullgraph=True, backend="aot_eager")
-        inputs = (*clustered(50, seeded(0)), random_ids(50, seeded(0), 3))
-        assert torch.equal(compiled(*inputs), kept_boxes(*inputs))
-
-
-def test_never_requires_grad():
-    boxes, scores = clustered(30, seeded(0))
-    expected = nms(boxes, scores, 0.5)
-    boxes.requires_grad_()
-    scores.requires_grad_()
-    assert_same(nms(boxes, scores, 0.5), expected)
-    keep, count = nms_padded(boxes, scores, iou_threshold=0.5, max_output=5)
-    for result in (nms(boxes, scores, 0.5), batched_nms(boxes, scores, torch.zeros(30), 0.5), keep, count):
-        assert not result.requires_grad
-    boxes[keep].sum().backward()  # gathering with the result is differentiable
-    assert boxes.grad is not None
-
-
-def test_deterministic_across_threads():
-    boxes, scores = SCENES["hostile"](3000, seeded(0))
-    ids = random_ids(3000, seeded(0), 10)
-    threads = torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 2, 2):
-            torch.set_num_threads(count)
-            results.append(batched_nms(boxes, scores, ids, 0.5))
-    finally:
-        torch.set_num_threads(threads)
-    assert_same(results[1], results[0])
-    assert_same(results[2], results[0])
-
-
-# --- errors ----------------------------------------------------------------------------------------------------------
-
-BOXES, SCORES, IDS = torch.zeros(3, 4), torch.zeros(3), torch.zeros(3, dtype=torch.int64)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"boxes": torch.zeros(4)}, r"boxes: expected shape \[N, 4\], got \[4\]"),
-        ({"boxes": torch.zeros(3, 5)}, r"boxes: expected shape \[N, 4\], got \[3, 5\]"),
-        ({"boxes": torch.zeros(1, 3, 4)}, r"boxes: expected shape \[N, 4\], got \[1, 3, 4\]"),
-        ({"boxes": torch.zeros(0)}, r"boxes: expected shape \[N, 4\], got \[0\]"),
-        ({"boxes": BOXES.long()}, "boxes: expected dtype float16, bfloat16, float32 or float64"),
-        ({"scores": torch.zeros(2)}, r"scores: expected shape \[3\], one score per box, got \[2\]"),
-        ({"scores": torch.zeros(3, 1)}, r"scores: expected shape \[3\], one score per box, got \[3, 1\]"),
-        ({"scores": SCORES.int()}, "scores: expected dtype float16, bfloat16, float32 or float64"),
-        ({"idxs": torch.zeros(4)}, r"idxs: expected shape \[3\], one id per box, got \[4\]"),
-        ({"idxs": torch.zeros(3, 1)}, r"idxs: expected shape \[3\], one id per box, got \[3, 1\]"),
-        ({"idxs": SCORES.to(torch.complex64)}, "idxs: expected an integer, bool or floating"),
-        ({"idxs": SCORES.to(torch.float8_e4m3fn)}, "idxs: expected an integer, bool or floating"),
-        ({"max_output": -1}, "max_output: expected a number >= 0, got -1"),
-    ],
-)
-def test_errors(arguments, message):
-    given = {"boxes": BOXES, "scores": SCORES, "idxs": IDS, "iou_threshold": 0.5, "max_output": 2, **arguments}
-    with pytest.raises(RuntimeError, match=message):
-        nms_padded(**given)
-    del given["max_output"]
-    if "max_output" not in arguments:
-        with pytest.raises(RuntimeError, match=message):
-            batched_nms(**given)
-    if arguments.keys() & {"boxes", "scores"}:
-        del given["idxs"]
-        with pytest.raises(RuntimeError, match=message):
-            nms(**given)
-
-
-def test_missing_arguments():
-    with pytest.raises(TypeError, match="must be given for 3 boxes"):
-        batched_nms(BOXES, None, None, None)

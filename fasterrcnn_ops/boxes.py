@@ -283,8 +283,12 @@ def _aspect_angle(boxes: Tensor) -> Tensor:
 
 @torch.library.register_fake("fasterrcnn_ops::box_iou")
 def _box_iou_fake(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    torch._check(boxes1.dim() == 2 and boxes1.size(1) == 4, lambda: f"boxes1: expected shape [N, 4], got {boxes1.shape}")
-    torch._check(boxes2.dim() == 2 and boxes2.size(1) == 4, lambda: f"boxes2: expected shape [N, 4], got {boxes2.shape}")
+    torch._check(
+        boxes1.dim() == 2 and boxes1.size(1) == 4, lambda: f"boxes1: expected shape [N, 4], got {boxes1.shape}"
+    )
+    torch._check(
+        boxes2.dim() == 2 and boxes2.size(1) == 4, lambda: f"boxes2: expected shape [N, 4], got {boxes2.shape}"
+    )
     return _widen(boxes1).new_empty((boxes1.size(0), boxes2.size(0)))
 
 

@@ -224,6 +224,12 @@ def _check_format(fmt: str, name: str) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, _FORMATS))}; got {fmt!r}")
 
 
+def _check_pairs(boxes1: Tensor, boxes2: Tensor) -> None:
+    for boxes, name in ((boxes1, "boxes1"), (boxes2, "boxes2")):
+        if boxes.dim() < 2 or boxes.shape[-1] != 4:
+            raise RuntimeError(f"{name}: expected shape [..., N, 4], got {list(boxes.shape)}")
+
+
 def _has_kernel(boxes1: Tensor, boxes2: Tensor) -> bool:
     return (
         boxes1.device.type in _KERNEL_DEVICES
@@ -248,6 +254,7 @@ def _product(sides: Tensor) -> Tensor:
 
 def _intersection_union(boxes1: Tensor, boxes2: Tensor, fmt: str) -> tuple[Tensor, Tensor]:
     """Both ``[..., N, M]`` in square pixels."""
+    _check_pairs(boxes1, boxes2)
     boxes1, boxes2 = _widen(boxes1, torch.int64), _widen(boxes2, torch.int64)
     area1, area2 = box_area(boxes1, fmt), box_area(boxes2, fmt)  # of the sides as given, not as differences of corners
     corners1, corners2 = box_convert(boxes1, fmt, "xyxy"), box_convert(boxes2, fmt, "xyxy")

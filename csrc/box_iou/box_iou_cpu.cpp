@@ -22,9 +22,8 @@ Tensor box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2) {
     const auto* boxes = reinterpret_cast<const Box<T>*>(data_of<T>(rows));
     const auto* other_boxes = reinterpret_cast<const Box<T>*>(data_of<T>(others));
     T* out = mutable_data_of<T>(iou);
-    parallel_for(num_columns, kPairsPerThread, [&](int64_t begin, int64_t end) {
-      split_iou_columns(other_boxes, num_columns, begin, end, split);
-    });
+    parallel_for(num_columns, kPairsPerThread,
+                 [&](int64_t begin, int64_t end) { split_iou_columns(other_boxes, num_columns, begin, end, split); });
     const int64_t pairs_per_tile = std::min(kIouTile, num_columns);
     parallel_for(num_rows * iou_tiles_per_row(num_columns), kPairsPerThread / pairs_per_tile + 1,
                  [&](int64_t begin, int64_t end) { box_iou_tiles(boxes, split, num_columns, begin, end, out); });

@@ -1,7 +1,8 @@
 // box_iou on the CPU; no torch.
 //
-// One task is one tile: a row of the result, kIouTile columns wide. The columns' boxes are first split into one array per
-// coordinate (with the area as a fifth), so that the inner loop reads and writes consecutive numbers and vectorises:
+// One task is one tile: a row of the result, kIouTile columns wide. The columns' boxes are first split into one array
+// per coordinate (with the area as a fifth), so that the inner loop reads and writes consecutive numbers and
+// vectorises:
 //
 //   boxes2  x1 y1 x2 y2 | x1 y1 x2 y2 | …      columns  x1 x1 x1 … | y1 y1 … | x2 … | y2 … | area …
 #pragma once

@@ -20,9 +20,11 @@ over_dtypes = pytest.mark.parametrize("dtype", support.FLOAT_DTYPES, ids=support
 
 def clustered_boxes(count: int, dtype=torch.float32, device="cpu", generator=None):
     """Boxes of which most pairs overlap and some share edges or coincide (whole-pixel coordinates in a small image)."""
-    return support.random_boxes(
-        count, image=60, min_side=1, max_side=90, dtype=torch.float64, generator=generator
-    ).round().to(device=device, dtype=dtype)
+    return (
+        support.random_boxes(count, image=60, min_side=1, max_side=90, dtype=torch.float64, generator=generator)
+        .round()
+        .to(device=device, dtype=dtype)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

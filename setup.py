@@ -3,8 +3,6 @@
 Reads FASTERRCNN_OPS_CUDA (0: CPU build, 1: fail without CUDA), CUDA_HOME, TORCH_CUDA_ARCH_LIST and CXX.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -2,10 +2,10 @@
 
     python tools/check_cuda_kernels.py [--arch 80,90] [--torch-include FOLDER] [--jobs N] [FILE...]
 
-Warnings of nvcc and ptxas are errors. One line per kernel and architecture: registers per thread, static shared memory,
-stack and spilled bytes. A kernel of ours that spills, or that has a stack frame (an array the compiler could not keep in
-registers) without an entry in ``EXPLAINED_STACK``, fails the check; kernels of CUB are listed and left alone.
-Exit code 1 and the list of failures otherwise. Torch is needed for its headers only; any build of 2.11 or newer will do.
+Warnings of nvcc and ptxas are errors. One line per kernel and architecture: registers per thread, static shared
+memory, stack and spilled bytes. A kernel of ours fails the check if it spills, or if it has a stack frame (an array the
+compiler could not keep in registers) without an entry in ``EXPLAINED_STACK``; kernels of CUB are listed and left alone.
+Then the exit code is 1 and the failures are listed. Torch is needed for its headers only, any build of 2.11 or newer.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def compile_one(file: Path, arch: str, with_host: bool, cuda_home: Path, torch_i
     if run.returncode == 0:
         return log, None
     said = "\n".join(line for line in log.splitlines() if "ptxas info" not in line and "bytes stack" not in line)
-    return log, f"{file.relative_to(ROOT)} for sm_{arch}:\n{said[-4000:]}"
+    return log, f"{file.name} for sm_{arch}:\n{said[-4000:]}"
 
 
 def print_table(kernels: list[Kernel]) -> None:

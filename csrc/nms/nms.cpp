@@ -5,6 +5,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fasterrcnn_ops, library) {
   library.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
   library.def("batched_nms(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold) -> Tensor");
   library.def(
-      "nms_padded(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, int max_output) "
+      "nms_padded(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, SymInt max_output) "
       "-> (Tensor keep, Tensor count)");
 }

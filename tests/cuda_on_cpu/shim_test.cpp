@@ -147,6 +147,40 @@ CASE(index) {
   expect_same(got, wanted, "indices");
 }
 
+// Shared memory of one block is not that of the next, though it lies at the same place; and a full block fits.
+template <typename T>
+__global__ void reverse_blocks(const T* in, T* out) {
+  __shared__ T first[1023], last;
+  T* copy = frcnn::dynamic_shared<T>();
+  const unsigned i = threadIdx.x, base = blockIdx.x * blockDim.x;
+  if (i < 1023) first[i] = in[base + i];
+  if (i == 1023) last = in[base + i];
+  __syncthreads();
+  copy[1023 - i] = i < 1023 ? first[i] : last;
+  __syncthreads();
+  out[base + i] = copy[i];
+}
+template <typename T>
+void check_reverse() {
+  constexpr int kBlocks = 4;
+  std::vector<T> values, wanted;
+  for (int i = 0; i < 1024 * kBlocks; ++i) {
+    values.push_back(static_cast<T>(i % 3000));
+    wanted.push_back(static_cast<T>((i / 1024 * 1024 + 1023 - i % 1024) % 3000));
+  }
+  const Buffer<T> in(values);
+  const auto got = in_every_order([&](const Launcher& launch) {
+    Buffer<T> out(values.size());
+    launch(reverse_blocks<T>, dim3(kBlocks), dim3(1024), 1024 * sizeof(T), in.data(), out.data());
+    return out.values();
+  });
+  expect_same(got, wanted, "reversed");
+}
+CASE(shared_memory) {
+  check_reverse<short>();
+  check_reverse<double>();
+}
+
 __global__ void atomics(unsigned long long* wide, int* narrow) {
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   atomicAdd(&wide[0], 1ull << 33);

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-
 from cuda_on_cpu.building import HERE, MODES, build, run, why_not
 
 ORDER = r"differs from that in forward order"

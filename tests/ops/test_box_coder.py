@@ -289,9 +289,8 @@ def test_gradients_equal_those_of_the_reference(device, dtype, convention):
             grad_boxes,
         ),
     ):
-        for a, b in zip(
-            torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad), strict=True
-        ):
+        actual, expected = torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad)
+        for a, b in zip(actual, expected, strict=True):
             support.assert_close(a, b, atol=1e-2 if dtype in support.HALF_DTYPES else 1e-4)
 
 

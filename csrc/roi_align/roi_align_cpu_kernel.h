@@ -1,14 +1,15 @@
 // roi_align on the CPU, forward and backward; no torch.
 //
 // Work is cut into items of (one RoI, kForwardChannels channels) forward and (one image, kBackwardChannels channels)
-// backward. An item writes memory of its own and visits RoIs and bins in a fixed order, so results do not depend on which
-// thread takes which items. The map has at least one pixel (H, W >= 1). Both directions use the axis tables of axis_taps.h one axis after the other:
+// backward. An item writes memory of its own and visits RoIs and bins in a fixed order, so results do not depend on
+// which thread takes which items. The map has at least one pixel (H, W >= 1). Both directions use the axis tables of
+// axis_taps.h one axis after the other:
 //
 //   forward    map rows   --y taps-->  one row of sums   --x taps-->  bins of that row
 //   backward   bins of a row  --x taps-->  one row of sums   --y taps-->  map rows
 //
-// A row of sums holds `span` pixels of `lanes` channels each: a single channel of a contiguous map (lanes = 1, the inner
-// loop runs along the row) or the item's channels of a channels_last map (the inner loop runs over channels).
+// A row of sums holds `span` pixels of `lanes` channels each: a single channel of a contiguous map (lanes = 1, the
+// inner loop runs along the row) or the item's channels of a channels_last map (the inner loop runs over channels).
 #pragma once
 
 #include <algorithm>

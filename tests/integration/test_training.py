@@ -19,6 +19,15 @@ from fasterrcnn_ops import box_iou
 CONFIG = TrainConfig(steps=6, batch_size=2, warmup_steps=2, checkpoint_every=2, seed=3)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Such small tensors gain nothing from more, and lose much on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def small_model(seed: int = 0, **overrides):
     torch.manual_seed(seed)
     arguments = {"rpn_post_nms_top_n": (50, 30), "roi_samples": 16, "min_size": None, "max_size": None, **overrides}
@@ -55,13 +64,13 @@ def test_learns_a_few_images_by_heart(tmp_path):
     """Every rectangle of four images is found with its class, nothing else is, and the file gives the same answers."""
     torch.use_deterministic_algorithms(True)
     try:
-        dataset = Rectangles(4, 96)
+        dataset = Rectangles(4, 64)
         model = small_model()
-        config = TrainConfig(steps=100, batch_size=4, lr=2e-3, warmup_steps=10, checkpoint_every=1000)
+        config = TrainConfig(steps=60, batch_size=4, lr=3e-3, warmup_steps=10, checkpoint_every=1000)
         history = run(tmp_path, config, dataset=dataset, model=model)[1]
     finally:
         torch.use_deterministic_algorithms(False)
-    assert history[100]["loss"] < 0.2 * history[1]["loss"]
+    assert history[60]["loss"] < 0.1 * history[1]["loss"]
     assert set(history[1]) == {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss"}
     images, targets = zip(*(dataset[i] for i in range(4)), strict=True)
     detections = model.detect(images, score_threshold=0.5)

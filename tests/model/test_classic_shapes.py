@@ -48,7 +48,7 @@ def test_forward_shapes(name, mode, count):
 
 
 def test_rpn_and_head_shapes(system):
-    name, model = system
+    _, model = system
     features = model(torch.empty(1, 3, 600, 600, device="meta"), mode="extractor")
     locs, scores, rois, indices, anchor = model((features, (600, 600)), 1.0, "rpn")
     anchors = features.shape[2] * features.shape[3] * 9
@@ -74,7 +74,7 @@ def test_anchor_counts(feature_size, count):
 
 
 def test_state_dict_names(system):
-    name, model = system
+    _, model = system
     names = list(model.state_dict())
     assert {n.split(".")[0] for n in names} == {"extractor", "rpn", "head"}
     assert {n.split(".")[1] for n in names if n.startswith("rpn.")} == {"conv1", "score", "loc"}

@@ -27,8 +27,8 @@ PROBABILITIES = logits_of([[0.09, 0.8, 0.11], [0.2, 0.7, 0.1], [0.32, 0.08, 0.6]
 
 
 def test_scores_labels_and_suppression():
-    """The second box loses to the first (IoU 0.905) in either class; 0.05 drops the last one; a proposal may be detected
-    as two classes."""
+    """The second box loses to the first (IoU 0.905) in either class; 0.05 drops the last one; a proposal may be two
+    detections."""
     found = detect(PROBABILITIES)
     assert found.labels.tolist() == [1, 2, 2, 1]
     torch.testing.assert_close(found.scores, torch.tensor([0.8, 0.6, 0.11, 0.08]))

@@ -1,0 +1,23 @@
+"""Fixtures of all tests: the device to run on, and a fixed seed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+def _devices() -> list:
+    no_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    return [pytest.param("cpu", id="cpu"), pytest.param("cuda", id="cuda", marks=no_card)]
+
+
+@pytest.fixture(params=_devices())
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every test that takes ``device`` runs on the CPU and on the card; without a card the latter shows as skipped."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Each test starts from the same random state, alone or in a full run."""
+    torch.manual_seed(0)

@@ -24,8 +24,9 @@ def draw(
 
     Args:
         image: float [3, H, W], RGB in 0…1, or a Pillow image; it is not changed.
-        detections: an object with ``boxes`` [D, 4] (x1, y1, x2, y2 in pixels of the image), ``labels`` [D] (1…C) and ``scores`` [D], such as
-            :class:`fasterrcnn.types.Detections`; or a mapping with those keys, where ``scores`` may be missing (ground truth).
+        detections: an object with ``boxes`` [D, 4] (x1, y1, x2, y2 in pixels of the image), ``labels`` [D] (1…C) and
+            ``scores`` [D], such as :class:`fasterrcnn.types.Detections`; or a mapping with those keys, where
+            ``scores`` may be missing (ground truth).
         class_names: name of label ``i + 1`` at index ``i``; labels beyond it are drawn as numbers.
         enlarge: double small pictures until the shorter side reaches 480 pixels, for legible labels.
 
@@ -46,7 +47,8 @@ def draw(
     for index in order:
         label = labels[index]
         x1, y1, x2, y2 = (round(value * factor) for value in boxes[index])
-        x2, y2 = max(x2 - 1, x1), max(y2 - 1, y1)  # corners are edges between pixels; Pillow wants the last pixel itself
+        # corners are edges between pixels; Pillow wants the last pixel itself
+        x2, y2 = max(x2 - 1, x1), max(y2 - 1, y1)
         colour = class_colour(label)
         canvas.rectangle((x1, y1, x2, y2), outline=colour, width=line)
         text = class_names[label - 1] if 1 <= label <= len(class_names) else str(label)
@@ -57,7 +59,7 @@ def draw(
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
-    """Bright colour of a label; neighbours in number are far apart in hue (golden-angle steps), any number of classes works."""
+    """Bright colour of a label; hues of neighbours are far apart (golden-angle steps), any number of classes works."""
     red, green, blue = colorsys.hsv_to_rgb((0.33 + 0.618034 * (label - 1)) % 1, 0.85, 1.0)
     return round(red * 255), round(green * 255), round(blue * 255)
 
@@ -70,7 +72,7 @@ def _write_label(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],
 ) -> None:
-    """Write dark or light text on a plate of the box's colour: above the box where there is room, else inside, never off the picture."""
+    """Write text on a plate of the box's colour: above the box where there is room, never off the picture."""
     left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
     width, height = int(right - left) + 6, int(bottom - top) + 4
     x = min(max(corner[0], 0), max(size[0] - width, 0))

@@ -13,7 +13,9 @@ from fasterrcnn.visualize import class_colour, draw
 
 
 def _detections(boxes, labels, scores):
-    return SimpleNamespace(boxes=torch.tensor(boxes).reshape(-1, 4), labels=torch.tensor(labels), scores=torch.tensor(scores))
+    return SimpleNamespace(
+        boxes=torch.tensor(boxes).reshape(-1, 4), labels=torch.tensor(labels), scores=torch.tensor(scores)
+    )
 
 
 def test_box_is_drawn_on_its_pixels_and_the_input_stays():
@@ -38,14 +40,18 @@ def test_small_pictures_are_enlarged_by_whole_factors():
 
 def test_labels_stay_on_the_picture():
     boxes = [[0.0, 0, 100, 100], [560.0, 0, 600, 30], [500.0, 480, 600, 500], [-20.0, -20, 700, 600]]
-    picture = draw(torch.zeros(3, 500, 600), _detections(boxes, [1, 2, 3, 9], [0.1, 0.2, 0.3, 0.4]), ["a" * 30, "b", "c"])
+    picture = draw(
+        torch.zeros(3, 500, 600), _detections(boxes, [1, 2, 3, 9], [0.1, 0.2, 0.3, 0.4]), ["a" * 30, "b", "c"]
+    )
     assert picture.size == (600, 500)
     assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 4
 
 
 def test_ground_truth_mappings_and_pillow_images():
     picture = draw(
-        Image.new("L", (640, 480), 128), {"boxes": torch.tensor([[10.0, 50, 60, 90]]), "labels": torch.tensor([2])}, ["coin", "cat"]
+        Image.new("L", (640, 480), 128),
+        {"boxes": torch.tensor([[10.0, 50, 60, 90]]), "labels": torch.tensor([2])},
+        ["coin", "cat"],
     )
     assert picture.mode == "RGB"
     assert tuple(np.asarray(picture)[60, 10]) == class_colour(2)

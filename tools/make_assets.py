@@ -5,12 +5,14 @@ Run once by a maintainer; what it writes is committed, so neither users nor CI e
     pip install opencv-python-headless scikit-image scipy
     python tools/make_assets.py SKIMAGE_DATA_FOLDER fasterrcnn/assets
 
-``SKIMAGE_DATA_FOLDER`` is the folder ``skimage/data`` of the scikit-image 0.18 or 0.19 wheel, which carries the pictures inside.
+``SKIMAGE_DATA_FOLDER`` is the folder ``skimage/data`` of the scikit-image 0.18 or 0.19 wheel, which carries the
+pictures inside.
 
 How every cut-out was made, so that anybody can redo or improve it:
 
-* coins: watershed on the Sobel edges of the whole photograph, one label per coin; one coin that merges with a bright corner is drawn as
-  an ellipse. The photograph is then cut at row 150 into the *upper half* (training) and the *unseen half* (test only).
+* coins: watershed on the Sobel edges of the whole photograph, one label per coin; one coin that merges with a bright
+  corner is drawn as an ellipse. The photograph is then cut at row 150 into the *upper half* (training) and the *unseen
+  half* (test only).
 * cat, astronaut, Falcon 9: GrabCut inside a hand-drawn rectangle with hand-drawn sure regions.
 * cup and shuttle: outlines drawn by hand.
 """
@@ -29,23 +31,25 @@ from skimage import filters, measure, morphology, segmentation
 COIN_SPLIT_ROW = 150  # the gap between the second and the third row of coins
 
 CUP_OUTLINE = [  # saucer anticlockwise from the upper left, spoon, rim of the cup
-    (182, 69), (163, 76), (137, 94), (114, 115), (96, 140), (84, 167), (77, 199), (78, 230), (84, 257), (98, 286), (117, 310),
-    (144, 335), (179, 360), (221, 379), (255, 387), (290, 391), (328, 388), (367, 379), (401, 364), (432, 341), (459, 307),
-    (474, 272), (480, 238), (479, 211), (474, 184), (462, 153), (447, 130), (432, 113), (416, 103), (418, 98), (425, 79),
-    (421, 70), (407, 67), (397, 73), (380, 52), (351, 31), (317, 20), (286, 18), (252, 22), (221, 34), (200, 48),
+    (182, 69), (163, 76), (137, 94), (114, 115), (96, 140), (84, 167), (77, 199), (78, 230), (84, 257), (98, 286),
+    (117, 310), (144, 335), (179, 360), (221, 379), (255, 387), (290, 391), (328, 388), (367, 379), (401, 364), (432,
+    341), (459, 307), (474, 272), (480, 238), (479, 211), (474, 184), (462, 153), (447, 130), (432, 113), (416, 103),
+    (418, 98), (425, 79), (421, 70), (407, 67), (397, 73), (380, 52), (351, 31), (317, 20), (286, 18), (252, 22), (221,
+    34), (200, 48),
 ]  # fmt: skip
 
 SHUTTLE_OUTLINE = [
-    (408, 0), (402, 8), (398, 20), (396, 35), (396, 62), (392, 46), (388, 42), (385, 46), (381, 60), (380, 85), (381, 104), (378, 115),
-    (378, 184), (360, 204), (355, 215), (355, 223), (376, 226), (381, 230), (368, 262), (367, 271), (371, 271), (388, 248), (390, 260),
-    (398, 268), (405, 269), (410, 262), (416, 262), (425, 262), (426, 240), (436, 240), (436, 250), (433, 262), (440, 264), (443, 270),
-    (452, 270), (453, 263), (460, 261), (455, 250), (455, 233), (456, 225), (452, 212), (454, 190), (454, 60), (448, 44), (444, 40),
-    (440, 46), (436, 57), (437, 48), (437, 35), (433, 18), (424, 0),
+    (408, 0), (402, 8), (398, 20), (396, 35), (396, 62), (392, 46), (388, 42), (385, 46), (381, 60), (380, 85), (381,
+    104), (378, 115), (378, 184), (360, 204), (355, 215), (355, 223), (376, 226), (381, 230), (368, 262), (367, 271),
+    (371, 271), (388, 248), (390, 260), (398, 268), (405, 269), (410, 262), (416, 262), (425, 262), (426, 240), (436,
+    240), (436, 250), (433, 262), (440, 264), (443, 270), (452, 270), (453, 263), (460, 261), (455, 250), (455, 233),
+    (456, 225), (452, 212), (454, 190), (454, 60), (448, 44), (444, 40), (440, 46), (436, 57), (437, 48), (437, 35),
+    (433, 18), (424, 0),
 ]  # fmt: skip
 
 HELMET_RING = [
-    (185, 149), (165, 148), (148, 152), (135, 160), (127, 172), (124, 182), (124, 200), (135, 220), (150, 235), (180, 250),
-    (250, 250), (290, 250), (302, 238), (300, 225), (290, 205), (275, 190), (256, 174), (220, 178), (186, 165),
+    (185, 149), (165, 148), (148, 152), (135, 160), (127, 172), (124, 182), (124, 200), (135, 220), (150, 235), (180,
+    250), (250, 250), (290, 250), (302, 238), (300, 225), (290, 205), (275, 190), (256, 174), (220, 178), (186, 165),
 ]  # fmt: skip
 
 GRABCUT = {
@@ -60,7 +64,11 @@ GRABCUT = {
     "astronaut": (
         "astronaut.png",
         (15, 0, 420, 512),
-        [[(190, 30), (270, 30), (280, 120), (170, 120)], [(120, 230), (300, 230), (300, 500), (60, 500), (70, 320)], HELMET_RING],
+        [
+            [(190, 30), (270, 30), (280, 120), (170, 120)],
+            [(120, 230), (300, 230), (300, 500), (60, 500), (70, 320)],
+            HELMET_RING,
+        ],
         [
             [(330, 0), (512, 0), (512, 270), (400, 300), (330, 180)],
             [(0, 0), (90, 0), (90, 170), (40, 230), (0, 250)],
@@ -115,7 +123,7 @@ def polygon_mask(image: np.ndarray, polygon: list[tuple[int, int]]) -> np.ndarra
 
 
 def empty_plate(gray: np.ndarray, coins: np.ndarray) -> np.ndarray:
-    """The coin photograph without coins, uint8 [H, W]: brightness continued over the holes as a membrane would, film grain on top."""
+    """The photograph without coins, uint8 [H, W]: brightness continued as a membrane would, film grain on top."""
     hole = ndimage.binary_dilation(coins > 0, iterations=6)
     smooth = ndimage.gaussian_filter(gray.astype(float), 1.5)
     filled = np.where(hole, smooth[~hole].mean(), smooth)
@@ -147,14 +155,19 @@ def main(source: Path, assets: Path) -> None:
     plate = empty_plate(coins[:COIN_SPLIT_ROW], upper)
     cv2.imwrite(str(backgrounds / "coin_plate.png"), plate, [cv2.IMWRITE_PNG_COMPRESSION, 9])
     boxes = [
-        [int(region.bbox[1]), int(region.bbox[0]), int(region.bbox[3]), int(region.bbox[2])] for region in measure.regionprops(lower)
+        [int(region.bbox[1]), int(region.bbox[0]), int(region.bbox[3]), int(region.bbox[2])]
+        for region in measure.regionprops(lower)
     ]
     text = ",\n".join("    " + json.dumps({"label": "coin", "box": box}) for box in boxes)
-    (photos / "coins_unseen.json").write_text('{\n  "image": "coins_unseen.png",\n  "objects": [\n' + text + "\n  ]\n}\n")
+    (photos / "coins_unseen.json").write_text(
+        '{\n  "image": "coins_unseen.png",\n  "objects": [\n' + text + "\n  ]\n}\n"
+    )
 
     found = {}
-    for name, (file, *hints) in GRABCUT.items():
-        found[file] = found.get(file, np.zeros(1, np.uint8)) + grabcut(cv2.imread(str(source / file)), *hints).astype(np.uint8)
+    for file, *hints in GRABCUT.values():
+        found[file] = found.get(file, np.zeros(1, np.uint8)) + grabcut(cv2.imread(str(source / file)), *hints).astype(
+            np.uint8
+        )
     found["coffee.png"] = polygon_mask(cv2.imread(str(source / "coffee.png")), CUP_OUTLINE).astype(np.uint8)
     shuttle = polygon_mask(cv2.imread(str(source / "astronaut.png")), SHUTTLE_OUTLINE)
     found["astronaut.png"][shuttle & (found["astronaut.png"] == 0)] = 2
@@ -166,11 +179,21 @@ def main(source: Path, assets: Path) -> None:
 
     camera = cv2.imread(str(source / "camera.png"), cv2.IMREAD_GRAYSCALE)
     cv2.imwrite(str(photos / "camera_unseen.jpg"), camera, [cv2.IMWRITE_JPEG_QUALITY, 85])
-    for file in ("brick.png", "gravel.png", "grass.png", "clock_motion.png", "cell.png", "hubble_deep_field.jpg", "retina.jpg"):
+    for file in (
+        "brick.png",
+        "gravel.png",
+        "grass.png",
+        "clock_motion.png",
+        "cell.png",
+        "hubble_deep_field.jpg",
+        "retina.jpg",
+    ):
         image = cv2.imread(str(source / file))
         scale = 400 / max(image.shape[:2])
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        cv2.imwrite(str(backgrounds / (file.split("_")[0].split(".")[0] + ".jpg")), image, [cv2.IMWRITE_JPEG_QUALITY, 82])
+        cv2.imwrite(
+            str(backgrounds / (file.split("_")[0].split(".")[0] + ".jpg")), image, [cv2.IMWRITE_JPEG_QUALITY, 82]
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The photographs shipped in ``fasterrcnn/assets`` and the objects cut from them.
 
-``assets/photos`` holds photographs, ``assets/masks`` one 8-bit PNG per photograph whose pixel value is the number of the object (0: none),
-``assets/backgrounds`` pictures without objects. ``assets/photos/LICENSES.md`` names every source. Files called ``*_unseen*`` are never
-opened here: they are the test pictures.
+``assets/photos`` holds photographs, ``assets/masks`` one 8-bit PNG per photograph whose pixel value is the number of
+the object (0: none), ``assets/backgrounds`` pictures without objects. ``assets/photos/LICENSES.md`` names every
+source. Files called ``*_unseen*`` are never opened here: they are the test pictures.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ def load_backgrounds() -> tuple[np.ndarray, ...]:
 
 @cache
 def load_scenery() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """The object photographs themselves, uint8 [H, W, 3], each with its object mask bool [H, W], to crop object-free parts from."""
+    """The object photographs, uint8 [H, W, 3], each with the mask of its objects, bool [H, W]."""
     pairs = (_photo_and_mask(file) for file in _PHOTOS if not file.startswith("coins"))
     return tuple((photo, numbers > 0) for photo, numbers in pairs)
 
 
 @cache
 def load_coin_plate() -> np.ndarray:
-    """The surface under the coins of the upper half, uint8 [150, 384, 3]: the photograph with its coins filled in from around them."""
+    """The surface under the coins of the upper half, uint8 [150, 384, 3], the coins filled in from around them."""
     return np.asarray(Image.open(ASSETS / "backgrounds" / "coin_plate.png").convert("RGB"))
 
 

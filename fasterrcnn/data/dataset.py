@@ -11,8 +11,8 @@ class Target(TypedDict):
     """Ground truth of one image with M objects.
 
     Attributes:
-        boxes: float32 [M, 4], x1, y1, x2, y2 in pixels of the image: corners of the continuous rectangle, so a box that covers exactly
-            the pixel (0, 0) is (0, 0, 1, 1).
+        boxes: float32 [M, 4], x1, y1, x2, y2 in pixels of the image: corners of the continuous rectangle, so a box
+            that covers exactly the pixel (0, 0) is (0, 0, 1, 1).
         labels: int64 [M], 1…C; 0 is the background and never appears here.
     """
 

@@ -1,7 +1,8 @@
-"""Scenes made of objects cut from photographs, pasted over photographic backgrounds: endless pictures with exactly known boxes.
+"""Scenes made of objects cut from photographs, pasted over photographic backgrounds: endless pictures with exactly
+known boxes.
 
-Item i of a set with a given seed is always the same picture: every random choice of item i comes from one generator seeded with
-(seed, i), so sets need no storage, can be read in any order and by any number of workers.
+Item i of a set with a given seed is always the same picture: every random choice of item i comes from one generator
+seeded with (seed, i), so sets need no storage, can be read in any order and by any number of workers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from PIL import Image, ImageFilter
 from fasterrcnn.data import cutouts
 from fasterrcnn.data.dataset import Target
 
-MIN_VISIBLE = 0.7  # occlusion rule: of every object at least this part of its own pixels is seen, behind others and inside the image
+# Occlusion rule: of every object at least this part of its own pixels is seen, behind others and inside the image.
+MIN_VISIBLE = 0.7
 _MIN_SIDE = 10  # pixels; thinner boxes are not placed
 _TRAY_SHARE = 0.4  # part of scenes that are trays of coins
 
@@ -21,9 +23,9 @@ _TRAY_SHARE = 0.4  # part of scenes that are trays of coins
 class SyntheticScenes:
     """Generated detection data set over the classes coin, cat, cup, rocket, astronaut.
 
-    Two kinds of scenes are mixed: *trays* (many coins, gray, on uneven surfaces, often in rows and touching) and *collages* (one to five
-    objects of any class on any background). Coins come from the upper half of the coin photograph only; its lower half
-    (``assets/photos/coins_unseen.png``) is never read here.
+    Two kinds of scenes are mixed: *trays* (many coins, gray, on uneven surfaces, often in rows and touching) and
+    *collages* (one to five objects of any class on any background). Coins come from the upper half of the coin
+    photograph only; its lower half (``assets/photos/coins_unseen.png``) is never read here.
 
     Args:
         length: number of items.
@@ -33,12 +35,12 @@ class SyntheticScenes:
     Example:
         >>> image, target = SyntheticScenes(length=10, seed=0)[3]
         >>> image.shape, target["boxes"].shape[1]
-        (torch.Size([3, 240, 320]), 4)
+        (torch.Size([3, 192, 256]), 4)
     """
 
     class_names: tuple[str, ...] = cutouts.CLASS_NAMES
 
-    def __init__(self, length: int, seed: int = 0, size: tuple[int, int] = (240, 320)) -> None:
+    def __init__(self, length: int, seed: int = 0, size: tuple[int, int] = (192, 256)) -> None:
         if length < 0 or seed < 0:
             raise ValueError(f"length and seed: expected integers ≥ 0, got {length} and {seed}")
         if min(size) < 64:
@@ -62,7 +64,8 @@ class SyntheticScenes:
             _fill_tray(scene)
         else:
             _fill_collage(scene)
-        pixels = torch.from_numpy(scene.finish()).permute(2, 0, 1).contiguous().float().div_(255)
+        # in NumPy: torch would start all its threads for these small copies, which costs more than it saves
+        pixels = torch.from_numpy(np.ascontiguousarray(scene.finish().transpose(2, 0, 1)).astype(np.float32) / 255)
         boxes, labels = scene.ground_truth()
         return pixels, {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)}
 
@@ -85,7 +88,9 @@ class _Scene:
         self.full: list[int] = []
         self.gray = False
 
-    def paste(self, label: int, picture: np.ndarray, x: int, y: int, *, min_visible: float = MIN_VISIBLE, shadow: float = 0) -> bool:
+    def paste(
+        self, label: int, picture: np.ndarray, x: int, y: int, *, min_visible: float = MIN_VISIBLE, shadow: float = 0
+    ) -> bool:
         """Paste a float32 RGBA picture [h, w, 4] with its corner at (x, y), unless that would break the occlusion rule.
 
         Args:
@@ -122,7 +127,9 @@ class _Scene:
 
     def _cast_shadow(self, alpha: np.ndarray, x: int, y: int, strength: float) -> None:
         mask = Image.new("L", (self.width // 2, self.height // 2))
-        small = Image.fromarray(alpha.astype(np.uint8)).resize((max(alpha.shape[1] // 2, 1), max(alpha.shape[0] // 2, 1)))
+        small = Image.fromarray(alpha.astype(np.uint8)).resize(
+            (max(alpha.shape[1] // 2, 1), max(alpha.shape[0] // 2, 1))
+        )
         dx, dy = self.rng.integers(-2, 3), self.rng.integers(-1, 4)
         mask.paste(small, (int(x // 2 + dx), int(y // 2 + dy)))
         mask = mask.filter(ImageFilter.GaussianBlur(float(self.rng.uniform(1.5, 5)))).resize((self.width, self.height))
@@ -145,10 +152,14 @@ class _Scene:
         if rng.random() < 0.5:  # light falling off to one side
             angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.4)
             rows, columns = np.linspace(-0.5, 0.5, self.height), np.linspace(-0.5, 0.5, self.width)
-            canvas *= (1 + strength * (np.sin(angle) * rows[:, None] + np.cos(angle) * columns))[..., None].astype(np.float32)
+            canvas *= (1 + strength * (np.sin(angle) * rows[:, None] + np.cos(angle) * columns))[..., None].astype(
+                np.float32
+            )
         canvas *= rng.uniform(0.8, 1.2)
         if rng.random() < 0.3:
-            image = Image.fromarray(canvas.clip(0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
+            image = Image.fromarray(canvas.clip(0, 255).astype(np.uint8)).filter(
+                ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2))
+            )
             canvas = np.asarray(image, np.float32)
         if rng.random() < 0.6:
             canvas = canvas + rng.normal(0, rng.uniform(1, 7), (self.height, self.width, 1)).astype(np.float32)
@@ -156,29 +167,40 @@ class _Scene:
 
 
 def _fill_tray(scene: _Scene) -> None:
-    """Coins, and nothing else, on a surface: in loose rows or scattered, of one typical size with the natural spread around it."""
+    """Coins, and nothing else: in loose rows or scattered, of one typical size with the natural spread around it."""
     rng = scene.rng
     scene.gray = rng.random() < 0.9
-    scene.canvas[...] = _coin_plate(rng, scene.height, scene.width) if rng.random() < 0.6 else _background(rng, scene.height, scene.width)
+    scene.canvas[...] = (
+        _coin_plate(rng, scene.height, scene.width)
+        if rng.random() < 0.6
+        else _background(rng, scene.height, scene.width)
+    )
     coins = [cut for cut in cutouts.load_cutouts() if cut.label == 1]
-    typical = float(np.exp(rng.uniform(np.log(24), np.log(85))))  # pixels, side of a coin of average size
+    typical = float(np.exp(rng.uniform(np.log(26), np.log(80))))  # pixels, side of a coin of average size
     shadow = rng.uniform(0.2, 0.8) if rng.random() < 0.5 else 0.0
     if rng.random() < 0.6:
         pitch = typical * rng.uniform(1.15, 1.9)
         spread = pitch - 1.1 * typical
         ys = np.arange(rng.uniform(0.4, 0.9) * pitch, scene.height, pitch)
         xs = np.arange(rng.uniform(0.4, 0.9) * pitch, scene.width, pitch)
-        places = [(x + rng.uniform(-spread, spread), y + rng.uniform(-spread, spread)) for y in ys for x in xs if rng.random() < 0.85]
+        places = [
+            (x + rng.uniform(-spread, spread), y + rng.uniform(-spread, spread))
+            for y in ys
+            for x in xs
+            if rng.random() < 0.85
+        ]
     else:
         count = rng.integers(2, 25)
         places = list(zip(rng.uniform(0, scene.width, count), rng.uniform(0, scene.height, count), strict=True))
-    tone = rng.uniform(0.8, 1.2)
+    tone = rng.uniform(0.75, 1.1)
     for x, y in places[:40]:
         coin = coins[rng.integers(len(coins))]
         side = typical * (coin.size / 44) ** rng.uniform(0.5, 1.2)  # 44 pixels: the middle size in the photograph
         picture = _vary(rng, coin, side, max_angle=180, tone=tone)
         # nearly no overlap: coins on a tray touch, they do not hide each other
-        scene.paste(1, picture, int(x - picture.shape[1] / 2), int(y - picture.shape[0] / 2), min_visible=0.93, shadow=shadow)
+        scene.paste(
+            1, picture, int(x - picture.shape[1] / 2), int(y - picture.shape[0] / 2), min_visible=0.93, shadow=shadow
+        )
     if not scene.labels:
         _place_somewhere(scene, coins[rng.integers(len(coins))], typical, 180)
 
@@ -196,14 +218,15 @@ def _fill_collage(scene: _Scene) -> None:
         same = [cut for cut in cuts if cut.label == label]
         cut = same[rng.integers(len(same))]
         if label == 1:
-            side, angle = np.exp(rng.uniform(np.log(22), np.log(130))), 180
+            side, angle = np.exp(rng.uniform(np.log(26), np.log(110))), 180
         else:
-            side, angle = scene.height * np.exp(rng.uniform(np.log(0.28), np.log(1.1))), 15
+            smallest = 0.45 if cut.image.width < 0.2 * cut.image.height else 0.3  # thin objects would vanish
+            side, angle = scene.height * np.exp(rng.uniform(np.log(smallest), np.log(1.1))), 15
         _place_somewhere(scene, cut, float(side), angle)
 
 
 def _place_somewhere(scene: _Scene, cut: cutouts.CutOut, side: float, max_angle: float) -> None:
-    """Paste at a random position that keeps the occlusion rule; give up after a few tries, the first object always fits."""
+    """Paste where the occlusion rule allows it; give up after a few tries, but the first object always fits."""
     rng = scene.rng
     shadow = rng.uniform(0.1, 0.7) if rng.random() < 0.3 else 0.0
     for attempt in range(8):
@@ -219,8 +242,10 @@ def _place_somewhere(scene: _Scene, cut: cutouts.CutOut, side: float, max_angle:
         side *= 0.88  # crowded: try smaller
 
 
-def _vary(rng: np.random.Generator, cut: cutouts.CutOut, side: float, max_angle: float, tone: float | None = None) -> np.ndarray:
-    """A cut-out scaled to a longer side of ``side`` pixels, flipped, turned, relit and sometimes blurred: float32 RGBA [h, w, 4]."""
+def _vary(
+    rng: np.random.Generator, cut: cutouts.CutOut, side: float, max_angle: float, tone: float | None = None
+) -> np.ndarray:
+    """A cut-out scaled to ``side`` pixels, flipped, turned, relit, sometimes blurred: float32 RGBA [h, w, 4]."""
     image = cut.image
     scale = side / max(image.size)
     stretch = rng.uniform(0.9, 1.1)
@@ -234,10 +259,15 @@ def _vary(rng: np.random.Generator, cut: cutouts.CutOut, side: float, max_angle:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.3)))
     picture = np.array(image, np.float32)
     colour = picture[..., :3]
-    contrast, brightness = rng.uniform(0.75, 1.25), rng.uniform(0.8, 1.2) if tone is None else tone * rng.uniform(0.9, 1.1)
+    contrast, brightness = (
+        rng.uniform(0.75, 1.25),
+        rng.uniform(0.8, 1.2) if tone is None else tone * rng.uniform(0.9, 1.1),
+    )
     tint = rng.uniform(0.9, 1.1, 3) if rng.random() < 0.5 else np.ones(3)
     if cut.label == 1 and tone is None and rng.random() < 0.4:
-        tint = tint * np.array([1.12, 0.95, rng.uniform(0.5, 0.9)])  # coins are gray in their photograph, golden in the world
+        tint = tint * np.array(
+            [1.12, 0.95, rng.uniform(0.5, 0.9)]
+        )  # coins are gray in their photograph, golden in the world
     colour[...] = ((colour - 120) * contrast + 120) * (brightness * tint)
     np.clip(colour, 0, 255, out=colour)
     return picture
@@ -250,7 +280,7 @@ def _coin_plate(rng: np.random.Generator, height: int, width: int) -> np.ndarray
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A background without objects, float32 [H, W, 3]: picture, object-free part of a photograph, gradient, or two of them mixed."""
+    """A background without objects, float32 [H, W, 3]: a plain one, or two of them mixed."""
     first = _plain_background(rng, height, width)
     if rng.random() < 0.25:
         first = first + (_plain_background(rng, height, width) - first) * rng.uniform(0.2, 0.6)
@@ -283,8 +313,10 @@ def _plain_background(rng: np.random.Generator, height: int, width: int) -> np.n
     return crop
 
 
-def _random_crop(rng: np.random.Generator, picture: np.ndarray, height: int, width: int, least: float = 0.35) -> np.ndarray:
-    """A random part of a picture, at least ``least`` of its side, perhaps flipped, resized to float32 [height, width, 3]."""
+def _random_crop(
+    rng: np.random.Generator, picture: np.ndarray, height: int, width: int, least: float = 0.35
+) -> np.ndarray:
+    """A random part of a picture, at least ``least`` of its side, resized to float32 [height, width, 3]."""
     share = rng.uniform(least, 1)
     h, w = max(int(picture.shape[0] * share), 2), max(int(picture.shape[1] * share), 2)
     y, x = rng.integers(picture.shape[0] - h + 1), rng.integers(picture.shape[1] - w + 1)
@@ -298,7 +330,7 @@ def _random_crop(rng: np.random.Generator, picture: np.ndarray, height: int, wid
 
 
 def _distract(scene: _Scene) -> None:
-    """Paste unlabelled rectangles of other backgrounds, so that an edge with a hard border alone does not mean an object."""
+    """Paste unlabelled rectangles of other backgrounds: a hard border alone does not mean an object."""
     rng = scene.rng
     for _ in range(rng.integers(1, 4)):
         h, w = rng.integers(20, scene.height // 2, 2)

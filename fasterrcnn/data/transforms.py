@@ -14,8 +14,8 @@ from fasterrcnn.data.dataset import Target
 def read_image(path: str | Path) -> torch.Tensor:
     """Read a picture file as float32 [3, H, W], RGB in 0…1.
 
-    Rotates as the EXIF orientation says, so that boxes agree with what a viewer shows; transparent pixels are put on black, 16-bit
-    gray is scaled to 8 bits.
+    Rotates as the EXIF orientation says, so that boxes agree with what a viewer shows; transparent pixels are put on
+    black, 16-bit gray is scaled to 8 bits.
 
     Raises:
         OSError: the file is missing, unreadable or no picture (``PIL.UnidentifiedImageError`` is an OSError).
@@ -23,7 +23,12 @@ def read_image(path: str | Path) -> torch.Tensor:
     with Image.open(path) as image:
         try:
             image.load()
-        except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:  # what Pillow raises for damaged data
+        except (
+            SyntaxError,
+            ValueError,
+            EOFError,
+            Image.DecompressionBombError,
+        ) as error:  # what Pillow raises for damaged data
             raise OSError(f"{path}: damaged picture ({error})") from error
         return to_tensor(ImageOps.exif_transpose(image))
 

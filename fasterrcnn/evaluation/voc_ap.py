@@ -1,7 +1,7 @@
 """Average precision of PASCAL VOC.
 
-Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010, section 4.2 (11-point form, used until VOC2009), and the
-development kit of VOC2010 (area under the whole precision/recall curve, used since).
+Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010, section 4.2 (11-point form, used
+until VOC2009), and the development kit of VOC2010 (area under the whole precision/recall curve, used since).
 
 Letters: D detections and M ground-truth objects of one image, C classes, N detections of one class over all images.
 """
@@ -19,7 +19,8 @@ from fasterrcnn_ops import box_iou
 
 
 class _Detections(Protocol):
-    """Anything with ``boxes`` [D, 4], ``labels`` [D] and ``scores`` [D], such as :class:`fasterrcnn.types.Detections`."""
+    """Anything with ``boxes`` [D, 4], ``labels`` [D] and ``scores`` [D], such as
+    :class:`fasterrcnn.types.Detections`."""
 
     boxes: torch.Tensor
     labels: torch.Tensor
@@ -32,7 +33,8 @@ class AveragePrecision:
 
     Attributes:
         mean: mean of ``per_class`` over the classes that occur in the ground truth, 0…1; NaN when none does.
-        per_class: average precision of label ``i + 1`` at index ``i``, 0…1; NaN for a class without (non-difficult) ground truth.
+        per_class: average precision of label ``i + 1`` at index ``i``, 0…1; NaN for a class without (non-difficult)
+            ground truth.
         objects: number of (non-difficult) ground-truth objects of each class.
     """
 
@@ -50,9 +52,10 @@ def match_detections(
 ) -> torch.Tensor:
     """Decide for the detections of one class in one image which are right.
 
-    VOC's rule: in descending score (ties: lower index first) each detection looks at the ground truth it overlaps most. It is right when
-    that IoU reaches the threshold and the object was not found yet; a second detection of an object is a false alarm, even when it
-    also overlaps another object. Detections whose best object is difficult do not count at all.
+    VOC's rule: in descending score (ties: lower index first) each detection looks at the ground truth it overlaps
+    most. It is right when that IoU reaches the threshold and the object was not found yet; a second detection of an
+    object is a false alarm, even when it also overlaps another object. Detections whose best object is difficult do
+    not count at all.
 
     Args:
         boxes: [D, 4], x1, y1, x2, y2 in pixels.
@@ -89,8 +92,8 @@ def average_precision(scores: torch.Tensor, correct: torch.Tensor, num_objects: 
         scores: [N], any order.
         correct: bool or 0/1 [N], whether each detection is right.
         num_objects: number of ground-truth objects, those never detected included.
-        method: "area": area under the precision/recall curve made monotone from the right; "11point": mean of the best precision at
-            recalls of at least 0, 0.1, …, 1.
+        method: "area": area under the precision/recall curve made monotone from the right; "11point": mean of the best
+            precision at recalls of at least 0, 0.1, …, 1.
 
     Returns:
         0…1; NaN when there is no object.
@@ -128,8 +131,8 @@ def mean_average_precision(
 
     Args:
         detections: one per image.
-        targets: one per image, with ``boxes`` [M, 4], ``labels`` int64 [M] (1…C) and optionally ``difficult`` bool [M]: objects that are
-            neither required nor counted against a detection.
+        targets: one per image, with ``boxes`` [M, 4], ``labels`` int64 [M] (1…C) and optionally ``difficult`` bool
+            [M]: objects that are neither required nor counted against a detection.
         num_classes: C, background not counted.
         iou_threshold: 0…1.
         method: see :func:`average_precision`.
@@ -138,18 +141,24 @@ def mean_average_precision(
         ValueError: unequal numbers of images.
     """
     if len(detections) != len(targets):
-        raise ValueError(f"detections and targets: expected one each per image, got {len(detections)} and {len(targets)}")
+        raise ValueError(
+            f"detections and targets: expected one each per image, got {len(detections)} and {len(targets)}"
+        )
     per_class, objects = [], []
     for label in range(1, num_classes + 1):
         scores, verdicts, count = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)], 0
         for found, target in zip(detections, targets, strict=True):
             mine, truth = found.labels.cpu() == label, target["labels"].cpu() == label
             difficult = target.get("difficult")
-            difficult = torch.zeros(int(truth.sum()), dtype=torch.bool) if difficult is None else difficult.cpu().bool()[truth]
+            difficult = (
+                torch.zeros(int(truth.sum()), dtype=torch.bool) if difficult is None else difficult.cpu().bool()[truth]
+            )
             count += int((~difficult).sum())
             image_scores = found.scores.detach().cpu().float()[mine]
             boxes = found.boxes.detach().cpu()[mine]
-            verdicts.append(match_detections(boxes, image_scores, target["boxes"].cpu()[truth], difficult, iou_threshold))
+            verdicts.append(
+                match_detections(boxes, image_scores, target["boxes"].cpu()[truth], difficult, iou_threshold)
+            )
             scores.append(image_scores)
         all_scores, verdict = torch.cat(scores), torch.cat(verdicts)
         counted = verdict >= 0

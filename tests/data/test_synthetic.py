@@ -40,7 +40,7 @@ def test_every_item_keeps_the_contract(scenes):
     for index in range(len(scenes)):
         image, target = scenes[index]
         boxes, labels = target["boxes"], target["labels"]
-        assert image.shape == (3, 240, 320)
+        assert image.shape == (3, 192, 256)
         assert image.dtype == torch.float32
         assert 0 <= image.min() <= image.max() <= 1
         assert boxes.dtype == torch.float32
@@ -48,8 +48,8 @@ def test_every_item_keeps_the_contract(scenes):
         assert boxes.shape == (len(labels), 4)
         assert len(labels) >= 1
         assert (boxes[:, :2] >= 0).all()
-        assert (boxes[:, 2] <= 320).all()
-        assert (boxes[:, 3] <= 240).all()
+        assert (boxes[:, 2] <= 256).all()
+        assert (boxes[:, 3] <= 192).all()
         assert (boxes[:, 2:] - boxes[:, :2] >= 5).all()
         seen |= set(labels.tolist())
     assert seen == {1, 2, 3, 4, 5}
@@ -120,7 +120,9 @@ def test_generator_never_opens_unseen_pictures(monkeypatch):
         loader.cache_clear()
     opened = []
     real_open = Image.open
-    monkeypatch.setattr(Image, "open", lambda path, *args, **kwargs: opened.append(Path(path).name) or real_open(path, *args, **kwargs))
+    monkeypatch.setattr(
+        Image, "open", lambda path, *args, **kwargs: opened.append(Path(path).name) or real_open(path, *args, **kwargs)
+    )
     for index in range(20):
         SyntheticScenes(length=20, seed=3)[index]
     assert "coins_upper.png" in opened
@@ -156,5 +158,5 @@ def test_every_shipped_picture_has_a_licence():
 
 def test_collate_keeps_images_of_different_sizes(scenes):
     images, targets = collate([scenes[0], SyntheticScenes(length=1, size=(96, 130))[0]])
-    assert [list(image.shape) for image in images] == [[3, 240, 320], [3, 96, 130]]
+    assert [list(image.shape) for image in images] == [[3, 192, 256], [3, 96, 130]]
     assert torch.equal(targets[0]["boxes"], scenes[0][1]["boxes"])

@@ -13,12 +13,18 @@ from fasterrcnn.evaluation.voc_ap import average_precision, match_detections, me
 
 def _found(boxes, labels, scores):
     return SimpleNamespace(
-        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels=torch.tensor(labels), scores=torch.tensor(scores)
+        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        labels=torch.tensor(labels),
+        scores=torch.tensor(scores),
     )
 
 
 def _truth(boxes, labels, **more):
-    return {"boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), "labels": torch.tensor(labels, dtype=torch.int64), **more}
+    return {
+        "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+        **more,
+    }
 
 
 # rank  score  right  precision  recall (of 5 objects)   best precision from here on
@@ -66,7 +72,8 @@ def test_a_second_detection_of_an_object_is_a_false_alarm():
 
 
 def test_a_detection_looks_only_at_the_object_it_overlaps_most():
-    # the second detection overlaps object 0 most (0.9) although object 1 (0.53) is still free: a false alarm, as in VOC's kit
+    # the second detection overlaps object 0 most (0.9) although object 1 (0.53) is still free: a false alarm,
+    # as in VOC's kit
     truth = torch.tensor([[0.0, 0, 10, 10], [0, 4, 10, 14]])
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 1, 10, 11]])
     assert match_detections(boxes, torch.tensor([0.9, 0.8]), truth).tolist() == [1, 0]
@@ -90,7 +97,8 @@ def test_mean_over_classes_and_images_by_hand():
         _found([[100, 100, 120, 120]], [1], [0.8]),
         _found([[0, 0, 9, 9]], [2], [0.7]),
     ]
-    # class 1: right (.9), wrong (.8), 2 objects -> AP 0.5; class 2: wrong (.7), right (.6), 1 object -> AP 0.5; class 3: absent
+    # class 1: right (.9), wrong (.8), 2 objects -> AP 0.5; class 2: wrong (.7), right (.6), 1 object -> AP 0.5;
+    # class 3: absent
     result = mean_average_precision(detections, targets, 3)
     assert result.per_class[:2] == (0.5, 0.5)
     assert math.isnan(result.per_class[2])

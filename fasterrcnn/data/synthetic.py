@@ -17,14 +17,15 @@ from fasterrcnn.data.dataset import Target
 # Occlusion rule: of every object at least this part of its own pixels is seen, behind others and inside the image.
 MIN_VISIBLE = 0.7
 _MIN_SIDE = 10  # pixels; thinner boxes are not placed
-_TRAY_SHARE = 0.4  # part of scenes that are trays of coins
+_TRAY_SHARE = 0.3  # part of scenes that are trays of coins
+_COIN_SHARE = 0.1  # of the objects of a collage; trays hold enough of them
 
 
 class SyntheticScenes:
     """Generated detection data set over the classes coin, cat, cup, rocket, astronaut.
 
     Two kinds of scenes are mixed: *trays* (many coins, gray, on uneven surfaces, often in rows and touching) and
-    *collages* (one to five objects of any class on any background). Coins come from the upper half of the coin
+    *collages* (two to five objects of any class on any background). Coins come from the upper half of the coin
     photograph only; its lower half (``assets/photos/coins_unseen.png``) is never read here.
 
     Args:
@@ -206,15 +207,15 @@ def _fill_tray(scene: _Scene) -> None:
 
 
 def _fill_collage(scene: _Scene) -> None:
-    """One to five objects of any class over any background, with a few unlabelled patches as distraction."""
+    """Two to five objects of any class over any background, with a few unlabelled patches as distraction."""
     rng = scene.rng
     scene.gray = rng.random() < 0.25
     scene.canvas[...] = _background(rng, scene.height, scene.width)
     if rng.random() < 0.4:
         _distract(scene)
     cuts = cutouts.load_cutouts()
-    for _ in range(rng.integers(1, 6)):
-        label = int(rng.integers(1, len(cutouts.CLASS_NAMES) + 1))
+    for _ in range(rng.integers(2, 6)):
+        label = 1 if rng.random() < _COIN_SHARE else int(rng.integers(2, len(cutouts.CLASS_NAMES) + 1))
         same = [cut for cut in cuts if cut.label == label]
         cut = same[rng.integers(len(same))]
         if label == 1:

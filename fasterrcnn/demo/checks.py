@@ -47,8 +47,10 @@ class Photograph:
         return ASSETS / "photos" / self.file
 
 
+UNSEEN_COINS = "coins_unseen.png"
+
 PHOTOGRAPHS = (
-    Photograph("coins_unseen.png", True, "12 coins, the lower half of the coin photograph"),
+    Photograph(UNSEEN_COINS, True, "12 coins, the lower half of the coin photograph"),
     Photograph("camera_unseen.jpg", True, "a cameraman: nothing of the five classes"),
     Photograph("coins_upper.png", False, "12 coins, cut out for training"),
     Photograph("cat.jpg", False, "cat, cut out for training"),
@@ -118,13 +120,16 @@ def score_coins(detections: Detections) -> CoinResult:
 
 
 def score_generated_scenes(
-    model: TwoStageDetector, count: int = HELD_OUT_SCENES, progress: Callable[[int], None] = lambda done: None
+    model: TwoStageDetector, count: int | None = None, progress: Callable[[int], None] = lambda done: None
 ) -> AveragePrecision:
-    """mAP@0.5 on ``count`` held-out generated scenes.
+    """mAP@0.5 on held-out generated scenes.
 
     Args:
+        model: a detector of the five classes.
+        count: number of scenes; default ``HELD_OUT_SCENES``.
         progress: called with the number of scenes done.
     """
+    count = HELD_OUT_SCENES if count is None else count
     scenes = SyntheticScenes(count, seed=HELD_OUT_SEED)
     detections, targets = [], []
     for start in range(0, count, 4):

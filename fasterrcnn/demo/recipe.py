@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 from fasterrcnn.model import FasterRCNN
-from fasterrcnn.training.loop import TrainConfig, train
+from fasterrcnn.training.loop import CHECKPOINT, TrainConfig, train
+from fasterrcnn.training.loop import WEIGHTS as FULL_PRECISION_WEIGHTS
 
 from fasterrcnn import build, checkpoints
 from fasterrcnn.data.cutouts import ASSETS
@@ -42,7 +43,7 @@ def train_detector(out_dir: Path, config: TrainConfig = TRAINING, *, progress: b
     """Train from scratch; every picture is generated once and never repeated.
 
     Args:
-        out_dir: gets the checkpoint, so that an interrupted run goes on where it stopped, and the weights.
+        out_dir: gets the weights, and meanwhile a checkpoint, so that an interrupted run goes on where it stopped.
         config: schedule.
         progress: show a progress bar.
 
@@ -54,4 +55,6 @@ def train_detector(out_dir: Path, config: TrainConfig = TRAINING, *, progress: b
     train(model, scenes, out_dir, config, progress=progress)
     path = out_dir / WEIGHTS.name
     checkpoints.save(copy.deepcopy(model).half(), path)
+    for leftover in (CHECKPOINT, FULL_PRECISION_WEIGHTS):  # so that the next call starts anew instead of ending at once
+        (out_dir / leftover).unlink(missing_ok=True)
     return path

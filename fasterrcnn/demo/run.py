@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from fasterrcnn import checkpoints
+from fasterrcnn.data.synthetic import SyntheticScenes
 from fasterrcnn.demo import checks
 from fasterrcnn.demo.recipe import WEIGHTS, train_detector
 from fasterrcnn.demo.timing import Timing, time_operators
@@ -68,7 +69,8 @@ def run_demo(
         console: where to tell it; default standard output.
 
     Raises:
-        FileNotFoundError: no such weights.
+        OSError: no such weights.
+        ValueError: weights of another kind of detector.
     """
     console = console or Console()
     if train:
@@ -78,25 +80,29 @@ def run_demo(
     weights = weights or WEIGHTS
     start = time.perf_counter()
     model = checkpoints.load_model(weights)
+    if model.class_names != SyntheticScenes.class_names:
+        raise ValueError(
+            f"{weights} detects {model.class_names}, the demonstration needs {SyntheticScenes.class_names}"
+        )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     console.print(f"Detector: {parameters / 1e6:.2f} M parameters from {weights}, on {_device_words()}\n")
 
     photographs = checks.detect_photographs(model, out_dir)
+    console.print("[bold]Photographs[/bold]")
     console.print(_photograph_table(photographs, model))
     console.print(f"Annotated pictures: {out_dir.resolve()}\n")
 
     precision = _measure(model, console)
+    console.print(f"[bold]{checks.HELD_OUT_SCENES} held-out generated scenes, average precision at IoU 0.5[/bold]")
     console.print(_precision_table(precision, model))
-    coins = checks.score_coins(
-        next(
-            result for result in photographs if "coin" in result.photograph.file and result.photograph.unseen
-        ).detections
-    )
+    unseen_coins = next(result for result in photographs if result.photograph.file == checks.UNSEEN_COINS)
+    coins = checks.score_coins(unseen_coins.detections)
     console.print(
         f"Unseen coins: {coins.found} of {coins.total} found (IoU ≥ 0.5, score ≥ {checks.SCORE_THRESHOLD}), "
         f"{coins.false_alarms} false alarm{'' if coins.false_alarms == 1 else 's'}.\n"
     )
     timings = time_operators()
+    console.print("[bold]Operators against their plain PyTorch references, medians on this machine[/bold]")
     console.print(_timing_table(timings))
     report = DemoReport(photographs, precision, coins, timings, time.perf_counter() - start)
     console.print(f"Done in {report.seconds:.0f} s.")
@@ -109,7 +115,7 @@ def _device_words() -> str:
 
 
 def _photograph_table(results: list[checks.PhotographResult], model: TwoStageDetector) -> Table:
-    table = Table(title="Photographs", title_justify="left")
+    table = Table()
     for heading in ("picture", "training", "shows", "found"):
         table.add_column(heading)
     for result in results:
@@ -131,9 +137,7 @@ def _measure(model: TwoStageDetector, console: Console) -> AveragePrecision:
 
 
 def _precision_table(precision: AveragePrecision, model: TwoStageDetector) -> Table:
-    table = Table(
-        title=f"Average precision on {checks.HELD_OUT_SCENES} held-out generated scenes (IoU 0.5)", title_justify="left"
-    )
+    table = Table()
     table.add_column("class")
     table.add_column("objects", justify="right")
     table.add_column("AP@0.5", justify="right")
@@ -145,10 +149,10 @@ def _precision_table(precision: AveragePrecision, model: TwoStageDetector) -> Ta
 
 
 def _timing_table(timings: list[Timing]) -> Table:
-    table = Table(title="Operators against their plain PyTorch references (median, this machine)", title_justify="left")
+    table = Table()
     table.add_column("operator")
     table.add_column("case")
-    for heading in ("ours, ms", "reference, ms", "ratio", "largest difference"):
+    for heading in ("ours, ms", "reference", "ratio", "difference"):
         table.add_column(heading, justify="right")
     for row in timings:
         table.add_row(

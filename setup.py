@@ -1,87 +1,85 @@
-"""Builds the two operator libraries: fasterrcnn_ops/_cpu.*.so always, fasterrcnn_ops/_cuda.*.so where nvcc and a CUDA torch are.
+"""Builds the operator libraries: fasterrcnn_ops/_cpu.*.so always, _cuda.*.so where nvcc and a CUDA torch are.
 
-Environment: FASTERRCNN_OPS_CUDA=0 (CPU build) or 1 (fail rather than build for the CPU alone), CUDA_HOME, TORCH_CUDA_ARCH_LIST, CXX.
+Reads FASTERRCNN_OPS_CUDA (0: CPU build, 1: fail without CUDA), CUDA_HOME, TORCH_CUDA_ARCH_LIST and CXX.
 """
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+from pathlib import Path
 
 from setuptools import setup
 
 OLDEST_TORCH = (2, 11)
-TARGET = f"0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000"  # the stable ABI this binary asks of torch
+OLDEST = ".".join(map(str, OLDEST_TORCH))
+TARGET = "0x{:02x}{:02x}000000000000ULL".format(*OLDEST_TORCH)  # the stable ABI this binary asks of torch
 
 
 def stop(message: str) -> None:
     raise SystemExit(f"\nfasterrcnn-ops: {message}\n")
 
 
-def version_of(torch) -> tuple[int, int]:
-    return tuple(int(part) for part in re.match(r"(\d+)\.(\d+)", torch.__version__).groups())
+def is_recent(version: str) -> bool:
+    return tuple(map(int, re.findall(r"\d+", version)[:2])) >= OLDEST_TORCH
 
 
 def find_torch():
-    """The torch to build against: this interpreter's, also where pip's build isolation hides it; None asks pip for one."""
+    """This interpreter's torch, also where pip's build isolation hides it; None if there is none to build against."""
     try:
         import torch
     except ImportError:
         for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-            text = next(iter(glob.glob(os.path.join(folder, "torch", "version.py"))), None)
-            found = text and re.search(r"__version__ = '(\d+)\.(\d+)", open(text).read())
-            if found and tuple(map(int, found.groups())) >= OLDEST_TORCH:
+            file = Path(folder, "torch", "version.py")
+            version = re.search(r"__version__ = '(.+)'", file.read_text()) if file.exists() else None
+            if version and is_recent(version[1]):
                 sys.path.append(folder)  # at the end: the isolated setuptools stays in front
                 import torch
 
                 return torch
         return None
-    if version_of(torch) < OLDEST_TORCH:
-        stop(f"torch {torch.__version__} is too old, {'.'.join(map(str, OLDEST_TORCH))} is needed: pip install -U torch")
+    if not is_recent(torch.__version__):
+        stop(f"torch {torch.__version__} is too old, {OLDEST} is needed: pip install -U torch")
     return torch
 
 
-def find_cuda_home() -> str | None:
+def find_cuda_home() -> Path | None:
     """A toolkit folder that really holds one: `nvcc` on PATH can be a wrapper script outside of it."""
     nvcc = shutil.which("nvcc")
-    beside_nvcc = os.path.dirname(os.path.dirname(os.path.realpath(nvcc))) if nvcc else None
-    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), beside_nvcc, "/usr/local/cuda"):
-        if home and os.path.exists(os.path.join(home, "include", "cuda_runtime.h")):
-            if os.path.exists(os.path.join(home, "bin", "nvcc")):
-                return home
-    return None
+    beside_nvcc = Path(nvcc).resolve().parent.parent if nvcc else None
+    homes = (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), beside_nvcc, "/usr/local/cuda")
+    parts = ("include/cuda_runtime.h", "bin/nvcc")
+    return next((Path(home) for home in homes if home and all(Path(home, part).exists() for part in parts)), None)
 
 
 def cuda_release(torch) -> str | None:
     """The toolkit's release if the CUDA library can be built; otherwise says in one line why not."""
-    wish = os.environ.get("FASTERRCNN_OPS_CUDA", "auto")
-    home = find_cuda_home()
-    why_not = None
+    wish, home, why_not = os.environ.get("FASTERRCNN_OPS_CUDA", "auto"), find_cuda_home(), None
     if wish == "0":
         why_not = "FASTERRCNN_OPS_CUDA=0"
     elif torch.version.cuda is None:
         why_not = f"torch {torch.__version__} is a CPU-only build"
     elif home is None:
-        why_not = "no CUDA toolkit (nvcc) found; set CUDA_HOME if there is one"
+        why_not = "no CUDA toolkit (nvcc) was found; set CUDA_HOME if there is one"
+    if why_not and wish == "1":
+        stop(f"FASTERRCNN_OPS_CUDA=1, but {why_not}")
     if why_not:
-        if wish == "1":
-            stop(f"FASTERRCNN_OPS_CUDA=1, but {why_not}")
         print(f"fasterrcnn-ops: building for the CPU only: {why_not}", file=sys.stderr)
         return None
-    os.environ["CUDA_HOME"] = home
-    said = subprocess.run([os.path.join(home, "bin", "nvcc"), "--version"], capture_output=True, text=True).stdout
+    said = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, text=True).stdout
     release = re.search(r"release (\d+\.\d+)", said)
-    if release is None or release[1].split(".")[0] != torch.version.cuda.split(".")[0]:
+    major = torch.version.cuda.split(".")[0]
+    if release is None or release[1].split(".")[0] != major:
+        found = release[1] if release else "unreadable"
         stop(
-            f"torch {torch.__version__} was built with CUDA {torch.version.cuda}, but the toolkit in {home} is "
-            f"{release[1] if release else 'unreadable'}: set CUDA_HOME to a {torch.version.cuda.split('.')[0]}.x toolkit, "
-            "or FASTERRCNN_OPS_CUDA=0 for a CPU build"
+            f"torch {torch.__version__} is built with CUDA {torch.version.cuda}, the toolkit in {home} is {found}: "
+            f"set CUDA_HOME to a {major}.x toolkit, or FASTERRCNN_OPS_CUDA=0 for a CPU build"
         )
+    os.environ["CUDA_HOME"] = str(home)
     if not torch.cuda.is_available():
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
     return release[1]
@@ -94,32 +92,29 @@ def extensions(torch) -> list:
     release = cuda_release(torch)  # sets CUDA_HOME, which cpp_extension reads when it is imported
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
-    here = f"torch {torch.__version__}" + (f", CUDA {release}" if release else "")
-    common = {"include_dirs": [os.path.abspath("csrc")], "py_limited_api": True}
-    defines = [f"-DTORCH_TARGET_VERSION={TARGET}ULL", f'-DFRCNN_BUILD_INFO="built against {here}"']
-    # No contraction to FMA: CPU, CUDA and the references must round alike.
-    cxx = ["-O3", "-g0", "-std=c++20", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", *defines]
-    nvcc = ["-O3", "-std=c++20", "-fmad=false", "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden", *defines[:1]]
+    built = f"torch {torch.__version__}" + (f" with CUDA {release}" if release else "")
+    target = f"-DTORCH_TARGET_VERSION={TARGET}"
+    # No contraction to FMA: the CPU, CUDA and the references must round alike.
+    cxx = ["-O3", "-g0", "-std=c++20", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", target]
+    nvcc = ["-O3", "-std=c++20", "-fmad=false", "-Xcompiler=-fvisibility=hidden", "-DUSE_CUDA", target]
+    flags = {"cxx": [*cxx, f'-DFRCNN_BUILD_INFO="built against {built}"'], "nvcc": nvcc}
 
-    def sources(pattern: str) -> list[str]:
-        found = glob.glob(os.path.join("csrc", "**", pattern), recursive=True)
-        return sorted(path for path in found if "numpy_api" not in path)
+    def library(kind, name: str, pattern: str):
+        sources = sorted(str(path) for path in Path("csrc").rglob(pattern))
+        include = [str(Path("csrc").resolve())]
+        return kind(name, sources, include_dirs=include, extra_compile_args=flags, py_limited_api=True)
 
-    cpu = CppExtension("fasterrcnn_ops._cpu", sources("*.cpp"), extra_compile_args=cxx, **common)
-    if release is None:
-        return [cpu]
-    flags = {"cxx": cxx, "nvcc": nvcc}
-    return [cpu, CUDAExtension("fasterrcnn_ops._cuda", sources("*_cuda.cu"), extra_compile_args=flags, **common)]
+    cpu = library(CppExtension, "fasterrcnn_ops._cpu", "*.cpp")
+    return [cpu, library(CUDAExtension, "fasterrcnn_ops._cuda", "*_cuda.cu")] if release else [cpu]
 
 
+metadata_only = {"egg_info", "dist_info", "sdist"} & set(sys.argv)
 torch = find_torch()
-if torch is None:
-    setup(setup_requires=["torch>=" + ".".join(map(str, OLDEST_TORCH))])
+if torch is None or metadata_only:
+    setup(setup_requires=[] if torch else [f"torch>={OLDEST}"])
 else:
+    modules = extensions(torch)
     from torch.utils.cpp_extension import BuildExtension
 
-    setup(
-        ext_modules=extensions(torch) if not {"egg_info", "dist_info", "sdist"} & set(sys.argv) else [],
-        cmdclass={"build_ext": BuildExtension.with_options(use_ninja=shutil.which("ninja") is not None)},
-        options={"bdist_wheel": {"py_limited_api": "cp310"}},
-    )
+    build_ext = BuildExtension.with_options(use_ninja=shutil.which("ninja") is not None)
+    setup(ext_modules=modules, cmdclass={"build_ext": build_ext}, options={"bdist_wheel": {"py_limited_api": "cp310"}})

@@ -1,7 +1,7 @@
 // The one seam between the kernels and torch.
 //
-// Everything the launchers need of torch enters here, and only through libtorch's stable ABI (torch >= 2.11): one binary
-// then runs beside every later torch, CPU-only or CUDA. Kernels and geometry headers never include this file.
+// Everything the launchers need of torch enters here, and only through libtorch's stable ABI (torch >= 2.11): one
+// binary then runs beside every later torch, CPU-only or CUDA. Kernels and geometry headers never include this file.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

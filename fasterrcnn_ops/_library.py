@@ -1,8 +1,8 @@
 """Finds and loads the compiled operator libraries; the one place that explains a failed load.
 
-There are two shared libraries without any Python in them. ``_cpu`` holds every schema and the CPU kernels, ``_cuda`` the
-CUDA kernels. Both are built on libtorch's stable ABI, so one binary serves every torch from 2.11 on; ``_cuda`` is loaded
-only where torch itself has CUDA.
+There are two shared libraries without any Python in them. ``_cpu`` holds every schema and the CPU kernels, ``_cuda``
+the CUDA kernels. Both are built on libtorch's stable ABI, so one binary serves every torch from 2.11 on; ``_cuda`` is
+loaded only where torch itself has CUDA.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def _check_torch() -> None:
     found = tuple(int("".join(filter(str.isdigit, part)) or 0) for part in torch.__version__.split(".")[:2])
     if found < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
-        raise ImportError(f"fasterrcnn_ops needs torch {oldest} or newer, found {torch.__version__}: pip install -U torch")
+        raise ImportError(
+            f"fasterrcnn_ops needs torch {oldest} or newer, not {torch.__version__}: pip install -U torch"
+        )
 
 
 def _explain_missing() -> str:

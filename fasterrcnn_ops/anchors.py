@@ -1,4 +1,4 @@
-"""Anchors: ``cell_anchors`` (one location, by each family's rule) and ``grid_anchors`` (every location of a feature map)."""
+"""Anchors: ``cell_anchors`` (one location, by each family's rule), ``grid_anchors`` (every location of a map)."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def grid_anchors(
         device: device of the result; that of ``cell_anchors`` by default.
 
     Returns:
-        ``[H * W * A, 4]`` anchors in input pixels; the anchor ``a`` of location ``(y, x)`` is row ``(y * W + x) * A + a``.
-        An empty map or no cell anchors give ``[0, 4]``.
+        ``[H * W * A, 4]`` anchors in input pixels; anchor ``a`` of location ``(y, x)`` is row ``(y * W + x) * A + a``. An
+        empty map or no cell anchors give ``[0, 4]``.
 
     Raises:
         RuntimeError: ``cell_anchors`` is not ``[A, 4]`` floating point, or a size is negative.

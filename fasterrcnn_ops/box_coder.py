@@ -81,7 +81,7 @@ def decode_boxes(
         coordinates.
 
     Raises:
-        RuntimeError: a shape, dtype or device does not fit, a weight is not positive, or a side of the image is negative.
+        RuntimeError: a shape, dtype or device does not fit, a weight is not positive, or an image side is negative.
 
     Note:
         Computed in float32 (float64 for float64). NaN stays NaN. Differentiable in ``deltas`` and ``anchors`` (zero

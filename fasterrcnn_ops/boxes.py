@@ -143,8 +143,9 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
         * float16 and bfloat16 boxes are widened before they are subtracted; torchvision widens the difference, which has
           lost digits by then.
         * Differentiable, twice too. Where two edges coincide each box receives half of that edge's gradient.
-        * Deterministic; the result does not depend on the number of threads. Plain two-dimensional xyxy boxes of one
-          floating dtype on the CPU go to the kernel, everything else takes the same formula through torch operations.
+        * Deterministic, forward and backward; the result does not depend on the number of threads. Plain two-dimensional
+          xyxy boxes of one floating dtype on the CPU go to the kernel, everything else takes the same formula through
+          torch operations.
 
     Example:
         >>> box_iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 3.0, 2.0]]))
@@ -171,7 +172,7 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     Source: Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019, algorithm 1.
     """
     intersection, union = _intersection_union(boxes1, boxes2, "xyxy")
-    hull = _hull_sides(boxes1, boxes2).prod(dim=-1)
+    hull = _product(_hull_sides(boxes1, boxes2))
     return intersection / union - (hull - union) / hull
 
 
@@ -188,7 +189,7 @@ def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
 
     Source: Zheng et al., "Distance-IoU Loss", AAAI 2020, section "Distance-IoU Loss".
     """
-    boxes1, boxes2 = _widen(boxes1), _widen(boxes2)
+    boxes1, boxes2 = _widen(boxes1, torch.int64), _widen(boxes2, torch.int64)
     return _distance_iou(box_iou(boxes1, boxes2), boxes1, boxes2, eps)
 
 
@@ -206,7 +207,7 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
 
     Source: Zheng et al., "Distance-IoU Loss", AAAI 2020, section "Complete IoU Loss".
     """
-    boxes1, boxes2 = _widen(boxes1), _widen(boxes2)
+    boxes1, boxes2 = _widen(boxes1, torch.int64), _widen(boxes2, torch.int64)
     iou = box_iou(boxes1, boxes2)
     angle = _aspect_angle(boxes1)[..., :, None] - _aspect_angle(boxes2)[..., None, :]
     v = (4 / math.pi**2) * angle.square()
@@ -233,27 +234,32 @@ def _has_kernel(boxes1: Tensor, boxes2: Tensor) -> bool:
     )
 
 
-def _widen(boxes: Tensor) -> Tensor:
-    """At least float32 or int32, so that products of coordinates do not overflow."""
+def _widen(boxes: Tensor, integer: torch.dtype = torch.int32) -> Tensor:
+    """At least float32, or at least ``integer``, so that products of coordinates have room."""
     if boxes.is_floating_point():
         return boxes if boxes.dtype == torch.float64 else boxes.float()
-    return boxes if boxes.dtype == torch.int64 else boxes.int()
+    return boxes if boxes.dtype == torch.int64 else boxes.to(integer)
+
+
+def _product(sides: Tensor) -> Tensor:
+    """``[..., 2]`` → ``[...]``; unlike ``prod`` it keeps the dtype of integers and has a plain second derivative."""
+    return sides[..., 0] * sides[..., 1]
 
 
 def _intersection_union(boxes1: Tensor, boxes2: Tensor, fmt: str) -> tuple[Tensor, Tensor]:
     """Both ``[..., N, M]`` in square pixels."""
-    boxes1, boxes2 = _widen(boxes1), _widen(boxes2)
+    boxes1, boxes2 = _widen(boxes1, torch.int64), _widen(boxes2, torch.int64)
     area1, area2 = box_area(boxes1, fmt), box_area(boxes2, fmt)  # of the sides as given, not as differences of corners
     corners1, corners2 = box_convert(boxes1, fmt, "xyxy"), box_convert(boxes2, fmt, "xyxy")
     low = torch.maximum(corners1[..., :, None, :2], corners2[..., None, :, :2])  # [..., N, M, 2]
     high = torch.minimum(corners1[..., :, None, 2:], corners2[..., None, :, 2:])
-    intersection = (high - low).clamp(min=0).prod(dim=-1)
+    intersection = _product((high - low).clamp(min=0))
     return intersection, area1[..., :, None] + area2[..., None, :] - intersection
 
 
 def _hull_sides(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """``[..., N, M, 2]``: width and height of the smallest box around each pair."""
-    boxes1, boxes2 = _widen(boxes1), _widen(boxes2)
+    boxes1, boxes2 = _widen(boxes1, torch.int64), _widen(boxes2, torch.int64)
     low = torch.minimum(boxes1[..., :, None, :2], boxes2[..., None, :, :2])
     high = torch.maximum(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])
     return (high - low).clamp(min=0)
@@ -269,3 +275,55 @@ def _distance_iou(iou: Tensor, boxes1: Tensor, boxes2: Tensor, eps: float) -> Te
 def _aspect_angle(boxes: Tensor) -> Tensor:
     sides = boxes[..., 2:] - boxes[..., :2]
     return torch.atan(sides[..., 0] / sides[..., 1])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The operator fasterrcnn_ops::box_iou: what torch must know beyond the kernel.
+
+
+@torch.library.register_fake("fasterrcnn_ops::box_iou")
+def _box_iou_fake(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    torch._check(
+        boxes1.dim() == 2 and boxes1.size(1) == 4, lambda: f"boxes1: expected shape [N, 4], got {boxes1.shape}"
+    )
+    torch._check(
+        boxes2.dim() == 2 and boxes2.size(1) == 4, lambda: f"boxes2: expected shape [N, 4], got {boxes2.shape}"
+    )
+    return _widen(boxes1).new_empty((boxes1.size(0), boxes2.size(0)))
+
+
+def _box_iou_setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _box_iou_backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Quotient rule on IoU = I / (A1 + A2 − I), in torch operations so that it can be differentiated again.
+
+    ``grad`` is ``[N, M]``; pairs are ``[N, M, 2]`` with the axes x and y last.
+    """
+    boxes1, boxes2 = ctx.saved_tensors
+    low1, high1 = _widen(boxes1)[:, None].split(2, dim=-1)  # [N, 1, 2]
+    low2, high2 = _widen(boxes2)[None].split(2, dim=-1)  # [1, M, 2]
+    sides1, sides2 = high1 - low1, high2 - low2
+    overlap = torch.minimum(high1, high2) - torch.maximum(low1, low2)  # [N, M, 2]
+    sides = overlap.clamp(min=0)
+    intersection = _product(sides)
+    union = _product(sides1) + _product(sides2) - intersection
+
+    grad_area = -grad * intersection / union.square()  # for either area; the union holds both with weight 1
+    grad_intersection = grad / union - grad_area
+    grad_overlap = grad_intersection[..., None] * sides.flip(-1) * (overlap >= 0)  # d(w·h) = h·dw + w·dh
+
+    # The inner edge of an overlap belongs to one box; where both edges coincide each takes half, as in torch.maximum.
+    low_is_1 = ((low1 > low2).to(grad) + (low1 >= low2).to(grad)) / 2
+    high_is_1 = ((high1 < high2).to(grad) + (high1 <= high2).to(grad)) / 2
+    area1 = grad_area.sum(1)[:, None] * sides1.flip(-1)[:, 0]  # [N, 2]
+    area2 = grad_area.sum(0)[:, None] * sides2.flip(-1)[0]  # [M, 2]
+    grad1 = torch.cat((-(grad_overlap * low_is_1).sum(1) - area1, (grad_overlap * high_is_1).sum(1) + area1), dim=1)
+    grad2 = torch.cat(
+        (-(grad_overlap * (1 - low_is_1)).sum(0) - area2, (grad_overlap * (1 - high_is_1)).sum(0) + area2), dim=1
+    )
+    return grad1.to(boxes1.dtype), grad2.to(boxes2.dtype)
+
+
+torch.library.register_autograd("fasterrcnn_ops::box_iou", _box_iou_backward, setup_context=_box_iou_setup_context)

@@ -85,7 +85,9 @@ def cell_anchors(
     if not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating-point dtype; got {dtype}")
     boxes = _RULES[rule](
-        _positive_numbers(sizes, "sizes"), _positive_numbers(ratios, "ratios"), _positive_numbers(base_size, "base_size")[0]
+        _positive_numbers(sizes, "sizes"),
+        _positive_numbers(ratios, "ratios"),
+        _positive_numbers(base_size, "base_size")[0],
     )
     return torch.tensor(list(boxes), dtype=torch.float64).to(device=device or torch.get_default_device(), dtype=dtype)
 

@@ -11,7 +11,7 @@ def _devices() -> list:
     return [pytest.param("cpu", id="cpu"), pytest.param("cuda", id="cuda", marks=no_card)]
 
 
-@pytest.fixture(params=_devices())
+@pytest.fixture(params=_devices(), scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Every test that takes ``device`` runs on the CPU and on the card; without a card the latter shows as skipped."""
     return torch.device(request.param)

@@ -16,7 +16,8 @@ namespace frcnn {
 
 inline void check_grid_anchors(const Tensor& cell_anchors, int64_t height, int64_t width) {
   check_boxes(cell_anchors, "cell_anchors");
-  FRCNN_CHECK(height >= 0 && width >= 0, "feature_size: expected height and width >= 0, got (", height, ", ", width, ")");
+  FRCNN_CHECK(height >= 0 && width >= 0, "feature_size: expected height and width >= 0, got (", height, ", ", width,
+              ")");
   constexpr int64_t kMost = INT64_MAX / 64;  // bytes of the result must be countable
   const int64_t a = cell_anchors.size(0) < 1 ? 1 : cell_anchors.size(0);
   FRCNN_CHECK(height == 0 || width == 0 || height <= kMost / width / a, "feature_size: (", height, ", ", width,

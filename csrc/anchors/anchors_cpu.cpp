@@ -19,9 +19,8 @@ Tensor grid_anchors_cpu(const Tensor& cell_anchors, int64_t height, int64_t widt
     const AnchorGrid<T> grid{static_cast<T>(stride_w), static_cast<T>(stride_h), static_cast<T>(offset)};
     const T* in = data_of<T>(cells);
     T* out = mutable_data_of<T>(anchors);
-    parallel_for(height, kAnchorsPerThread / (width * num_cells) + 1, [&](int64_t begin, int64_t end) {
-      grid_anchors_rows(in, num_cells, width, grid, begin, end, out);
-    });
+    parallel_for(height, kAnchorsPerThread / (width * num_cells) + 1,
+                 [&](int64_t begin, int64_t end) { grid_anchors_rows(in, num_cells, width, grid, begin, end, out); });
   });
   return cast(anchors, cell_anchors.scalar_type());
 }

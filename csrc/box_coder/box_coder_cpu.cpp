@@ -19,9 +19,8 @@ Tensor encode_boxes_cpu(const Tensor& boxes, const Tensor& anchors, std::vector<
     const auto* anchor = reinterpret_cast<const Box<T>*>(data_of<T>(anchors_c));
     auto* out = reinterpret_cast<Deltas<T>*>(mutable_data_of<T>(deltas));
     const auto params = coder_params<T>(weights, inclusive);
-    parallel_for(boxes.size(0), kBoxesPerThread, [&](int64_t begin, int64_t end) {
-      encode_boxes_rows(box, anchor, params, begin, end, out);
-    });
+    parallel_for(boxes.size(0), kBoxesPerThread,
+                 [&](int64_t begin, int64_t end) { encode_boxes_rows(box, anchor, params, begin, end, out); });
   });
   return cast(deltas, result_type);
 }

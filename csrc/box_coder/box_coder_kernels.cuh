@@ -42,9 +42,8 @@ template <typename T, typename Launch>
 void launch_encode_boxes(const Launch& launch, const T* boxes, const T* anchors, int64_t count,
                          BoxCoderParams<T> params, T* deltas) {
   if (count == 0) return;
-  launch(encode_boxes_kernel<T>, box_coder_grid(count), dim3(kBoxCoderBlock), 0,
-         reinterpret_cast<const Box<T>*>(boxes), reinterpret_cast<const Box<T>*>(anchors), count, params,
-         reinterpret_cast<Deltas<T>*>(deltas));
+  launch(encode_boxes_kernel<T>, box_coder_grid(count), dim3(kBoxCoderBlock), 0, reinterpret_cast<const Box<T>*>(boxes),
+         reinterpret_cast<const Box<T>*>(anchors), count, params, reinterpret_cast<Deltas<T>*>(deltas));
 }
 
 template <typename T, typename Launch>

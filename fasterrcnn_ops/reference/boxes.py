@@ -71,7 +71,9 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
     p, g = _pairs(boxes1, boxes2)
     angle = torch.atan((p[2] - p[0]) / (p[3] - p[1])) - torch.atan((g[2] - g[0]) / (g[3] - g[1]))
     v = 4 / math.pi**2 * angle**2
-    alpha = (v / (1 - _intersection(p, g) / _union(p, g) + v + eps)).detach()  # a weight, not something to learn through
+    alpha = (
+        v / (1 - _intersection(p, g) / _union(p, g) + v + eps)
+    ).detach()  # a weight, not something to learn through
     return (_distance_iou(p, g, eps) - alpha * v).to(_ratio_dtype(boxes1, boxes2))
 
 

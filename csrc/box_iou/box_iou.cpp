@@ -1,0 +1,3 @@
+#include "torch_api.h"
+
+STABLE_TORCH_LIBRARY_FRAGMENT(fasterrcnn_ops, m) { m.def("box_iou(Tensor boxes1, Tensor boxes2) -> Tensor"); }

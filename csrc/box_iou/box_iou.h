@@ -1,0 +1,28 @@
+// box_iou: intersection over union of every pair of boxes.
+//
+//   boxes1  [N, 4]     (x1, y1, x2, y2) in pixels; float16, bfloat16, float32 or float64
+//   boxes2  [M, 4]     the same dtype and device
+//   -> iou  [N, M]     float64 for float64 boxes, else float32
+//
+// 0/0 (two boxes without area) and NaN coordinates give NaN; inverted boxes give what the formula gives.
+#pragma once
+
+#include "geometry/pairwise_iou.h"
+#include "torch_api.h"
+
+namespace frcnn {
+
+inline void check_box_iou(const Tensor& boxes1, const Tensor& boxes2) {
+  check_boxes(boxes1, "boxes1");
+  check_boxes(boxes2, "boxes2");
+  FRCNN_CHECK(boxes1.scalar_type() == boxes2.scalar_type(), "boxes2: expected the dtype of boxes1 (",
+              dtype_name(boxes1.scalar_type()), "), got ", dtype_name(boxes2.scalar_type()));
+  check_same_device(boxes2, "boxes2", boxes1, "boxes1");
+  const int64_t rows = boxes1.size(0);
+  const int64_t columns = boxes2.size(0);
+  constexpr int64_t kMost = INT64_MAX / 16;  // bytes of the result must be countable
+  FRCNN_CHECK(rows == 0 || columns <= kMost / rows, "boxes1, boxes2: ", rows, " times ", columns,
+              " pairs are more than can be addressed");
+}
+
+}  // namespace frcnn

@@ -1,0 +1,35 @@
+// Unsigned keys for sorting scores: ascending keys = descending scores. No torch; host and device.
+//
+// The order is that of torch.sort(descending=True): NaN of any sign or payload first (all NaNs tie), then +inf … -inf,
+// and -0.0 ties with 0.0. Sorting (key, index) pairs is then a total order, and so equal to a stable sort by score.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "geometry/host_device.h"
+
+namespace frcnn {
+
+namespace sort_key_detail {
+
+template <typename Bits, typename Real>
+FRCNN_HD Bits descending_key(Real score) {
+  static_assert(sizeof(Bits) == sizeof(Real));
+  if (score != score) return 0;
+  score += Real(0);  // -0.0 + 0.0 = 0.0: both zeros get one key
+  Bits bits;
+  std::memcpy(&bits, &score, sizeof bits);
+  constexpr Bits kSign = Bits(1) << (8 * sizeof(Bits) - 1);
+  // IEEE bits of positive numbers ascend with the number and those of negative ones descend. Flipping all bits but the
+  // sign of the positive ones therefore gives descending keys; +inf lands at the quiet-NaN gap, so never on 0.
+  return (bits & kSign) != 0 ? bits : static_cast<Bits>(~bits & ~kSign);
+}
+
+}  // namespace sort_key_detail
+
+FRCNN_HD uint32_t descending_key(float score) { return sort_key_detail::descending_key<uint32_t>(score); }
+
+FRCNN_HD uint64_t descending_key(double score) { return sort_key_detail::descending_key<uint64_t>(score); }
+
+}  // namespace frcnn

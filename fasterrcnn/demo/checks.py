@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from fasterrcnn.model import TwoStageDetector
-from fasterrcnn.types import Detections
 
 from fasterrcnn.data.cutouts import ASSETS
 from fasterrcnn.data.synthetic import SyntheticScenes
 from fasterrcnn.data.transforms import read_image
 from fasterrcnn.evaluation import AveragePrecision, match_detections, mean_average_precision
+from fasterrcnn.model import TwoStageDetector
+from fasterrcnn.types import Detections
 from fasterrcnn.visualize import draw
 
 HELD_OUT_SEED = 20_260_000  # unlike every training seed, so no scene of the held-out set was ever trained on

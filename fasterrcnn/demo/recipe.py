@@ -6,13 +6,13 @@ import copy
 from pathlib import Path
 
 import torch
-from fasterrcnn.model import FasterRCNN
-from fasterrcnn.training.loop import CHECKPOINT, TrainConfig, train
-from fasterrcnn.training.loop import WEIGHTS as FULL_PRECISION_WEIGHTS
 
 from fasterrcnn import build, checkpoints
 from fasterrcnn.data.cutouts import ASSETS
 from fasterrcnn.data.synthetic import SyntheticScenes
+from fasterrcnn.model import FasterRCNN
+from fasterrcnn.training.loop import CHECKPOINT, TrainConfig, train
+from fasterrcnn.training.loop import WEIGHTS as FULL_PRECISION_WEIGHTS
 
 WEIGHTS = ASSETS / "demo_tiny.safetensors"
 SEED = 1

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from fasterrcnn.model import TwoStageDetector
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -19,6 +18,7 @@ from fasterrcnn.demo import checks
 from fasterrcnn.demo.recipe import WEIGHTS, train_detector
 from fasterrcnn.demo.timing import Timing, time_operators
 from fasterrcnn.evaluation import AveragePrecision
+from fasterrcnn.model import TwoStageDetector
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import time
 
 import pytest
 import torch
-from fasterrcnn.types import Detections
 from PIL import Image
 from typer.testing import CliRunner
 
 from fasterrcnn import cli
 from fasterrcnn.data.synthetic import SyntheticScenes
 from fasterrcnn.demo import checks, recipe, timing
+from fasterrcnn.types import Detections
 
 
 def run(*arguments, code=0):

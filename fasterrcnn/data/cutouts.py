@@ -68,11 +68,28 @@ def load_backgrounds() -> tuple[np.ndarray, ...]:
     return tuple(np.asarray(Image.open(ASSETS / "backgrounds" / f"{name}.jpg").convert("RGB")) for name in _BACKGROUNDS)
 
 
+@dataclass(frozen=True)
+class Photo:
+    """A photograph objects are cut from.
+
+    Attributes:
+        pixels: uint8 [H, W, 3].
+        numbers: uint8 [H, W], number of the object at each pixel, 0 = none.
+        labels: label 1…C of object k at index k − 1.
+    """
+
+    pixels: np.ndarray
+    numbers: np.ndarray
+    labels: tuple[int, ...]
+
+
 @cache
-def load_scenery() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """The object photographs, uint8 [H, W, 3], each with the mask of its objects, bool [H, W]."""
-    pairs = (_photo_and_mask(file) for file in _PHOTOS if not file.startswith("coins"))
-    return tuple((photo, numbers > 0) for photo, numbers in pairs)
+def load_photos() -> tuple[Photo, ...]:
+    """The photographs objects are cut from, in a fixed order."""
+    return tuple(
+        Photo(*_photo_and_mask(file), tuple(CLASS_NAMES.index(name) + 1 for name in classes))
+        for file, classes in _PHOTOS.items()
+    )
 
 
 @cache

@@ -18,15 +18,17 @@ from fasterrcnn.data.dataset import Target
 MIN_VISIBLE = 0.7
 _MIN_SIDE = 10  # pixels; thinner boxes are not placed
 _TRAY_SHARE = 0.3  # part of scenes that are trays of coins
+_PHOTOGRAPH_SHARE = 0.15  # part of scenes that are the photographs themselves
 _COIN_SHARE = 0.1  # of the objects of a collage; trays hold enough of them
 
 
 class SyntheticScenes:
     """Generated detection data set over the classes coin, cat, cup, rocket, astronaut.
 
-    Two kinds of scenes are mixed: *trays* (many coins, gray, on uneven surfaces, often in rows and touching) and
-    *collages* (two to five objects of any class on any background). Coins come from the upper half of the coin
-    photograph only; its lower half (``assets/photos/coins_unseen.png``) is never read here.
+    Three kinds of scenes are mixed: *trays* (many coins, gray, on uneven surfaces, often in rows and touching),
+    *collages* (two to five objects of any class on any background) and *photographs* (as they are, shifted and scaled).
+    Coins come from the upper half of the coin photograph only; its lower half (``assets/photos/coins_unseen.png``) is
+    never read here.
 
     Args:
         length: number of items.
@@ -61,8 +63,11 @@ class SyntheticScenes:
             raise IndexError(f"index {index} of a set of {self.length} scenes")
         rng = np.random.default_rng((self.seed, index))
         scene = _Scene(rng, *self.size)
-        if rng.random() < _TRAY_SHARE:
+        kind = rng.random()
+        if kind < _TRAY_SHARE:
             _fill_tray(scene)
+        elif kind < _TRAY_SHARE + _PHOTOGRAPH_SHARE:
+            _fill_photograph(scene)
         else:
             _fill_collage(scene)
         # in NumPy: torch would start all its threads for these small copies, which costs more than it saves
@@ -221,9 +226,40 @@ def _fill_collage(scene: _Scene) -> None:
         if label == 1:
             side, angle = np.exp(rng.uniform(np.log(26), np.log(110))), 180
         else:
-            smallest = 0.45 if cut.image.width < 0.2 * cut.image.height else 0.3  # thin objects would vanish
+            smallest = 0.65 if cut.image.width < 0.2 * cut.image.height else 0.3  # thin objects would vanish
             side, angle = scene.height * np.exp(rng.uniform(np.log(smallest), np.log(1.1))), 15
         _place_somewhere(scene, cut, float(side), angle)
+
+
+def _fill_photograph(scene: _Scene) -> None:
+    """A photograph shifted, scaled and perhaps mirrored: objects in the surroundings they were cut from."""
+    rng = scene.rng
+    scene.gray = rng.random() < 0.15
+    photo = cutouts.load_photos()[rng.integers(len(cutouts.load_photos()))]
+    fit = min(scene.height / photo.pixels.shape[0], scene.width / photo.pixels.shape[1])
+    mirror = rng.random() < 0.5
+    for attempt in range(6):
+        # the last attempt shows all of it, and then the occlusion rule cannot fail
+        scale = fit * rng.uniform(0.75, 1.0 if attempt == 5 else 1.6)
+        size = round(photo.pixels.shape[1] * scale), round(photo.pixels.shape[0] * scale)
+        numbers = np.asarray(Image.fromarray(photo.numbers).resize(size, Image.Resampling.NEAREST))[
+            :, :: -1 if mirror else 1
+        ]
+        y, x = (
+            int(rng.uniform(min(0, room), max(0, room) + 1)) for room in (scene.height - size[1], scene.width - size[0])
+        )
+        rows, columns = slice(max(-y, 0), scene.height - y), slice(max(-x, 0), scene.width - x)
+        full = np.bincount(numbers.ravel(), minlength=len(photo.labels) + 1)[1:]
+        seen = np.bincount(numbers[rows, columns].ravel(), minlength=len(photo.labels) + 1)[1:]
+        if np.all(seen >= MIN_VISIBLE * full):
+            break
+    scene.canvas[...] = _background(rng, scene.height, scene.width)
+    resized = np.asarray(Image.fromarray(photo.pixels).resize(size, Image.Resampling.BILINEAR), np.float32)
+    pixels = resized[:, :: -1 if mirror else 1][rows, columns] * rng.uniform(0.7, 1.2)
+    y, x = max(y, 0), max(x, 0)
+    scene.canvas[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+    scene.owner[y : y + pixels.shape[0], x : x + pixels.shape[1]] = numbers[rows, columns]
+    scene.labels, scene.full = list(photo.labels), full.tolist()
 
 
 def _place_somewhere(scene: _Scene, cut: cutouts.CutOut, side: float, max_angle: float) -> None:
@@ -299,14 +335,13 @@ def _plain_background(rng: np.random.Generator, height: int, width: int) -> np.n
     if kind < 0.3:
         return _coin_plate(rng, height, width)
     if kind < 0.6:
-        scenery = cutouts.load_scenery()
-        photo, objects = scenery[rng.integers(len(scenery))]
+        photo = cutouts.load_photos()[rng.integers(1, len(cutouts.load_photos()))]  # the first one is full of coins
         for _ in range(12):  # find a part without object
-            h = int(rng.uniform(0.15, 0.6) * photo.shape[0])
-            w = min(int(h * width / height), photo.shape[1])
-            y, x = rng.integers(photo.shape[0] - h + 1), rng.integers(photo.shape[1] - w + 1)
-            if not objects[y : y + h, x : x + w].any():
-                return _random_crop(rng, photo[y : y + h, x : x + w], height, width, least=0.9)
+            h = int(rng.uniform(0.15, 0.6) * photo.pixels.shape[0])
+            w = min(int(h * width / height), photo.pixels.shape[1])
+            y, x = rng.integers(photo.pixels.shape[0] - h + 1), rng.integers(photo.pixels.shape[1] - w + 1)
+            if not photo.numbers[y : y + h, x : x + w].any():
+                return _random_crop(rng, photo.pixels[y : y + h, x : x + w], height, width, least=0.9)
     pictures = cutouts.load_backgrounds()
     crop = _random_crop(rng, pictures[rng.integers(len(pictures))], height, width)
     if rng.random() < 0.5:

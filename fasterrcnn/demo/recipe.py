@@ -20,7 +20,7 @@ SEED = 1
 # The classic system with the tiny backbone, for pictures of about 192 pixels height with objects of 24 to 200 pixels.
 # The ratio 5 is for rockets: without it their best anchors overlap them by a quarter only.
 DETECTOR = {
-    "anchor_scales": (2, 4, 7, 11),
+    "anchor_scales": (2, 4, 7, 12),
     "ratios": (0.5, 1, 2, 5),
     "min_size": 192,
     "max_size": 512,

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from fasterrcnn.data import DetectionDataset, SyntheticScenes, collate, cutouts
-from fasterrcnn.data.synthetic import MIN_VISIBLE, _Scene
+from fasterrcnn.data.synthetic import MIN_VISIBLE, _fill_photograph, _Scene
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,19 @@ def test_hidden_part_accumulates_over_several_objects():
     assert scene.paste(3, _opaque(20, 40), 10, 56)  # 4 more make 12 of 40
 
 
+def test_photographs_themselves_bring_the_boxes_of_their_objects():
+    kinds = set()
+    for seed in range(40):
+        scene = _Scene(np.random.default_rng(seed), 192, 256)
+        _fill_photograph(scene)
+        boxes, labels = scene.ground_truth()
+        seen = np.bincount(scene.owner.ravel(), minlength=len(labels) + 1)[1:]
+        assert (seen >= MIN_VISIBLE * np.array(scene.full)).all()
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+        kinds.add(tuple(labels.tolist()))
+    assert kinds == {photo.labels for photo in cutouts.load_photos()}
+
+
 def test_cutouts_are_the_objects_promised():
     labels = [cut.label for cut in cutouts.load_cutouts()]
     assert labels.count(1) == 12, "the twelve coins of the upper half"
@@ -116,7 +129,7 @@ def test_cutouts_are_the_objects_promised():
 
 
 def test_generator_never_opens_unseen_pictures(monkeypatch):
-    for loader in (cutouts.load_cutouts, cutouts.load_backgrounds, cutouts.load_scenery, cutouts.load_coin_plate):
+    for loader in (cutouts.load_cutouts, cutouts.load_backgrounds, cutouts.load_photos, cutouts.load_coin_plate):
         loader.cache_clear()
     opened = []
     real_open = Image.open

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 
-
-class Target(TypedDict):
-    """Ground truth of one image with M objects.
-
-    Attributes:
-        boxes: float32 [M, 4], x1, y1, x2, y2 in pixels of the image: corners of the continuous rectangle, so a box
-            that covers exactly the pixel (0, 0) is (0, 0, 1, 1).
-        labels: int64 [M], 1…C; 0 is the background and never appears here.
-    """
-
-    boxes: torch.Tensor
-    labels: torch.Tensor
+from fasterrcnn.types import Target
 
 
 @runtime_checkable
@@ -33,7 +22,11 @@ class DetectionDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, Target]:
-        """Image float32 [3, H, W], RGB in 0…1, and its target."""
+        """Image float32 [3, H, W], RGB in 0…1, and its target.
+
+        Boxes are float32 [M, 4], x1, y1, x2, y2 in pixels of the image: corners of the continuous rectangle, so the box
+        of the pixel (0, 0) alone is (0, 0, 1, 1). Labels are int64 [M] in 1…C; 0 is background and never appears.
+        """
         ...
 
 

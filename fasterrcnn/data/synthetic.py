@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from fasterrcnn.data import cutouts
-from fasterrcnn.data.dataset import Target
+from fasterrcnn.types import Target
 
 # Occlusion rule: of every object at least this part of its own pixels is seen, behind others and inside the image.
 MIN_VISIBLE = 0.7

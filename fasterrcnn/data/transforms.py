@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from fasterrcnn.data.dataset import Target
+from fasterrcnn.types import Target
 
 
 def read_image(path: str | Path) -> torch.Tensor:
@@ -57,5 +57,4 @@ def horizontal_flip(image: torch.Tensor, target: Target) -> tuple[torch.Tensor, 
     """Mirror an image [3, H, W] and its boxes left to right; neither input is changed."""
     width = image.shape[-1]
     x1, y1, x2, y2 = target["boxes"].unbind(-1)
-    flipped: Target = {**target, "boxes": torch.stack((width - x2, y1, width - x1, y2), dim=-1)}  # type: ignore[typeddict-item]
-    return image.flip(-1), flipped
+    return image.flip(-1), {**target, "boxes": torch.stack((width - x2, y1, width - x1, y2), dim=-1)}

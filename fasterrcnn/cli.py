@@ -52,6 +52,9 @@ def demo(
     except (OSError, ValueError) as error:
         errors.print(f"Error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(2) from error
+    except KeyboardInterrupt as interruption:
+        errors.print(str(interruption) or "Stopped.", markup=False, highlight=False)
+        raise typer.Exit(130) from interruption
     for problem in report.shortfalls():
         errors.print(f"Fell short: {problem}.", style="red", markup=False, highlight=False)
     if report.shortfalls():
@@ -82,6 +85,7 @@ def detect(
 
     if weights is None:
         from fasterrcnn.demo.recipe import WEIGHTS as weights
+    _check_device(device)
     try:
         model = checkpoints.load_model(weights, device=device)
     except (OSError, ValueError, RuntimeError) as error:
@@ -89,7 +93,10 @@ def detect(
         reason = f"no such file: {weights}" if missing else f"cannot load {weights}: {error}"
         raise typer.BadParameter(reason, param_hint="--weights") from error
     names = model.class_names or ()
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(str(error), param_hint="--out") from error
     done, failed, taken = 0, 0, set()
     for path in _expand(images):
         try:
@@ -108,6 +115,15 @@ def detect(
     if failed or not done:
         errors.print(f"{done} done, {failed} skipped.", markup=False, highlight=False)
         raise typer.Exit(1)
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises an AssertionError
+        raise typer.BadParameter(f"{name}: {str(error).splitlines()[0]}", param_hint="--device") from error
 
 
 def as_record(

@@ -53,6 +53,9 @@ class DemoReport:
                 f"{self.coins.false_alarms} false alarms among the unseen coins, promised is at most "
                 f"{checks.PROMISED_FALSE_ALARMS}"
             )
+        for row in self.timings:
+            if math.isinf(row.difference):
+                problems.append(f"{row.operator} does not agree with its reference")
         return problems
 
 

@@ -123,6 +123,12 @@ def test_weights_that_are_none_are_said_so(pictures, tmp_path):
     assert "cannot load" in run(pictures, "--weights", tmp_path / "text.safetensors", code=2)
 
 
+def test_unusable_devices_and_folders_are_said_so(weights, pictures, tmp_path):
+    assert "--device" in run(pictures, "--weights", weights, "--device", "abacus", code=2)
+    (tmp_path / "file").write_text("no folder")
+    assert "--out" in run(pictures, "--weights", weights, "--out", tmp_path / "file" / "out", code=2)
+
+
 def test_shipped_weights_are_the_default(tmp_path):
     out = tmp_path / "out"
     said = run(COINS, "--out", out)

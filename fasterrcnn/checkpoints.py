@@ -66,7 +66,8 @@ def load_model(path: str | Path, *, backbone: nn.Module | None = None, device: t
     name = metadata["backbone"]
     if name.startswith("custom:") and backbone is None:
         raise ValueError(f"{path} has the backbone {name[7:]}, which is not built in: give it as backbone=")
-    arguments = json.loads(metadata["overrides"])
+    # JSON has no tuples.
+    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata["overrides"]).items()}
     model = build(
         metadata["system"],
         num_classes=int(metadata["num_classes"]),

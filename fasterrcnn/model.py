@@ -29,7 +29,7 @@ BASE_SIZE = 16  # pixels; the classic family gives anchor sizes as multiples of 
 class TwoStageDetector(nn.Module):
     """The form all systems share; a system is a choice of these parts.
 
-    A subclass provides, as modules or properties, ``backbone``, ``rpn`` and ``roi_heads``, and sets the attributes below.
+    A subclass provides ``backbone``, ``rpn`` and ``roi_heads`` (modules or properties) and sets the attributes below.
 
     Attributes:
         batcher: Input rules.

@@ -177,7 +177,7 @@ def train(
                 saved = step
             if interrupted.is_set():
                 raise KeyboardInterrupt(f"stopped after step {step}; run again to go on from {out_dir / CHECKPOINT}")
-        if saved != step:
+        if saved != step or not (out_dir / WEIGHTS).exists():
             save()
     return TrainResult(step, losses, out_dir / WEIGHTS)
 
@@ -223,15 +223,23 @@ def _step(
     if not math.isfinite(values["loss"]):
         listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
         raise FloatingPointError(
-            f"the loss of step {step + 1} is not finite ({listed}). The last checkpoint is from before it; a lower "
-            f"learning rate (now {learning_rate(config, step, total):g}) or a longer warm-up usually helps"
+            f"the loss of step {step + 1} is not finite ({listed}). {_advice(config, step, total)}"
         )
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    if config.clip_grad_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad_norm)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad_norm or math.inf)
+    if not math.isfinite(norm):
+        # One such step would put NaN into every parameter, and into the next checkpoint.
+        raise FloatingPointError(f"the gradient of step {step + 1} is not finite. {_advice(config, step, total)}")
     optimizer.step()
     return values
+
+
+def _advice(config: TrainConfig, step: int, total: int) -> str:
+    return (
+        "The parameters and the last checkpoint are from before it; a lower learning rate "
+        f"(now {learning_rate(config, step, total):g}) or a longer warm-up usually helps"
+    )
 
 
 def _seed(*parts: int) -> int:
@@ -275,8 +283,17 @@ def _batches(
             yield [(step, index) for index in order[first : first + config.batch_size]]
 
     yield from DataLoader(
-        _Seeded(dataset, config.seed), batch_sampler=keys(), num_workers=config.num_workers, collate_fn=_collate
+        _Seeded(dataset, config.seed),
+        batch_sampler=keys(),
+        num_workers=config.num_workers,
+        collate_fn=_collate,
+        worker_init_fn=_ignore_interrupts,
     )
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the step in progress still needs its images."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _collate(samples: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:

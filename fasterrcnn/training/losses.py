@@ -60,7 +60,7 @@ class StageLoss:
         else:
             classification = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
         positives = (labels > 0).nonzero()[:, 0]
-        columns = deltas.view(len(deltas), -1, 4)
+        columns = deltas.unflatten(1, (deltas.shape[1] // 4, 4))
         # One set of offsets serves all classes, or each class has its own.
         column = labels[positives] if columns.shape[1] > 1 else torch.zeros_like(positives)
         box = smooth_l1(columns[positives, column], target_deltas[positives], self.beta)

@@ -25,8 +25,8 @@ class AnchorTargets:
         inside_only: Leave out anchors that cross the border of the image.
     """
 
-    matcher: Matcher = Matcher(0.7, 0.3, best_of_each=True)
-    sampler: Sampler = Sampler(256, 0.5)
+    matcher: Matcher = field(default_factory=lambda: Matcher(0.7, 0.3, best_of_each=True))
+    sampler: Sampler = field(default_factory=lambda: Sampler(256, 0.5))
     coder: BoxCoder = field(default_factory=BoxCoder)
     inside_only: bool = False
 
@@ -88,8 +88,8 @@ class ProposalTargets:
         add_ground_truth: Ground-truth boxes join the proposals, so that there are positives from the first step on.
     """
 
-    matcher: Matcher = Matcher(0.5, 0.5)
-    sampler: Sampler = Sampler(128, 0.5)
+    matcher: Matcher = field(default_factory=lambda: Matcher(0.5, 0.5))
+    sampler: Sampler = field(default_factory=lambda: Sampler(128, 0.5))
     coder: BoxCoder = field(default_factory=lambda: BoxCoder((10.0, 10.0, 5.0, 5.0)))
     add_ground_truth: bool = True
 
@@ -136,7 +136,8 @@ def check_targets(images: Sequence[Tensor], targets: Sequence[Target], num_class
         boxes, labels = target["boxes"], target["labels"]
         if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
             raise ValueError(
-                f"target {index} must have boxes [M, 4] and labels [M], got {list(boxes.shape)} and {list(labels.shape)}"
+                f"target {index} must have boxes [M, 4] and labels [M], "
+                f"got {list(boxes.shape)} and {list(labels.shape)}"
             )
         if labels.dtype != torch.int64:
             raise TypeError(f"labels of target {index} must be int64, got {labels.dtype}")

@@ -279,7 +279,11 @@ class FasterRCNN(TwoStageDetector):
             seed=seed,
         )
         stage = self.extractor.roi_stage()
-        self.head = RoIHeads(stage, RoIPooler(roi_pooling, stage.pooled_size), num_classes)
+        # RoIAlign is exact about positions: it takes the stride itself, where the family's ratio of sizes is off by up
+        # to a location at the far border; and no half-location shift, as this family's anchors sit on the corners.
+        exact = {} if roi_pooling == "pool" else {"spatial_scale": 1 / feat_stride, "aligned": False}
+        pooler = RoIPooler(roi_pooling, stage.pooled_size, **exact)
+        self.head = RoIHeads(stage, pooler, num_classes)
         coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
         self.batcher = ImageBatcher(min_size, max_size, image_mean, image_std)
         self.detection_layer = DetectionLayer(score_threshold, nms_threshold, max_detections, coder)

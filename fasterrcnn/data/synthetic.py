@@ -226,8 +226,9 @@ def _fill_collage(scene: _Scene) -> None:
         if label == 1:
             side, angle = np.exp(rng.uniform(np.log(26), np.log(110))), 180
         else:
-            smallest = 0.65 if cut.image.width < 0.2 * cut.image.height else 0.3  # thin objects would vanish
-            side, angle = scene.height * np.exp(rng.uniform(np.log(smallest), np.log(1.1))), 15
+            # thin objects would vanish when small, and their boxes would be mostly empty when turned far
+            smallest, angle = (0.65, 8) if cut.image.width < 0.2 * cut.image.height else (0.3, 15)
+            side = scene.height * np.exp(rng.uniform(np.log(smallest), np.log(1.1)))
         _place_somewhere(scene, cut, float(side), angle)
 
 
@@ -342,11 +343,26 @@ def _plain_background(rng: np.random.Generator, height: int, width: int) -> np.n
             y, x = rng.integers(photo.pixels.shape[0] - h + 1), rng.integers(photo.pixels.shape[1] - w + 1)
             if not photo.numbers[y : y + h, x : x + w].any():
                 return _random_crop(rng, photo.pixels[y : y + h, x : x + w], height, width, least=0.9)
+    if kind < 0.72:
+        return _jigsaw(rng, height, width)
     pictures = cutouts.load_backgrounds()
     crop = _random_crop(rng, pictures[rng.integers(len(pictures))], height, width)
     if rng.random() < 0.5:
         crop *= rng.uniform(0.5, 1.2, 3).astype(np.float32)
     return crop
+
+
+def _jigsaw(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A photograph cut into tiles and put together wrongly: the textures of the objects, but no object."""
+    photo = cutouts.load_photos()[rng.integers(1, len(cutouts.load_photos()))]  # a tile of the first may hold a coin
+    whole = _random_crop(rng, photo.pixels, height, width, least=0.6)
+    rows, columns = (max(int(side / rng.uniform(20, 48)), 2) for side in (height, width))
+    h, w = height // rows, width // columns
+    tiles = [(y * h, x * w) for y in range(rows) for x in range(columns)]
+    puzzle = whole.copy()
+    for (y, x), (from_y, from_x) in zip(tiles, rng.permutation(tiles), strict=True):
+        puzzle[y : y + h, x : x + w] = whole[from_y : from_y + h, from_x : from_x + w][:: rng.choice((-1, 1))]
+    return puzzle
 
 
 def _random_crop(

@@ -29,7 +29,7 @@ DETECTOR = {
 }
 
 TRAINING = TrainConfig(
-    steps=900, batch_size=4, lr=1.5e-3, weight_decay=1e-2, warmup_steps=40, checkpoint_every=150, seed=SEED
+    steps=1500, batch_size=4, lr=1.5e-3, weight_decay=1e-2, warmup_steps=40, checkpoint_every=150, seed=SEED
 )
 
 

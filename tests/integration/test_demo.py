@@ -14,11 +14,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fasterrcnn import cli
+from fasterrcnn.data import read_image
 from fasterrcnn.data.synthetic import SyntheticScenes
 from fasterrcnn.demo import DemoReport, checks, recipe, timing
 from fasterrcnn.evaluation import AveragePrecision
 from fasterrcnn.types import Detections
 from fasterrcnn.weights import read_safetensors
+from fasterrcnn_ops import box_iou
 
 
 def run(*arguments, code=0):
@@ -52,6 +54,18 @@ def test_demo_keeps_its_promises(tmp_path):
         assert f"│ {name} │" in said
     for photograph in checks.PHOTOGRAPHS:
         assert f"{photograph.path.stem}.png │ {'unseen' if photograph.unseen else 'seen'} │" in said
+
+
+def test_boxes_of_the_unseen_coins_fit():
+    # 384 × 153 pixels become 482 × 192, no multiple of the stride: boxes must fit at the right border as at the left
+    model = recipe.checkpoints.load_model(recipe.WEIGHTS)
+    image = read_image(checks.ASSETS / "photos" / checks.UNSEEN_COINS)
+    truth = checks.load_coin_truth()["boxes"]
+    found = model.detect([image], score_threshold=checks.SCORE_THRESHOLD)[0]
+    iou = box_iou(truth, found.boxes).max(dim=1).values
+    assert iou.mean() > 0.8
+    right = truth[:, 0] > 192
+    assert (iou[right].mean() - iou[~right].mean()).abs() < 0.1
 
 
 def test_untrained_weights_fall_short(tmp_path, monkeypatch):

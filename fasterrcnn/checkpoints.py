@@ -40,7 +40,8 @@ def save(model: nn.Module, path: str | Path) -> None:
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(Path(path)) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+        # Not save_file, whose files nobody else may read.
+        temporary.write_bytes(safetensors.torch.save(tensors, metadata=metadata))
 
 
 def load_model(path: str | Path, *, backbone: nn.Module | None = None, device: torch.device | str = "cpu") -> nn.Module:

@@ -93,6 +93,34 @@ def test_same_seed_same_numbers(tmp_path, uninterrupted):
     assert history == uninterrupted[1]
 
 
+@pytest.mark.parametrize("pooling", ["pool", "align"])
+def test_deterministic_algorithms_suffice(tmp_path, pooling):
+    """No operator of a step complains, and two runs agree bitwise, with either kind of pooling."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, again = (
+            run(tmp_path / name, replace(CONFIG, steps=2), model=small_model(roi_pooling=pooling)) for name in "ab"
+        )
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_same(first[0], again[0])
+    assert first[1] == again[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["classic_vgg16", "classic_resnet50"])
+def test_gradients_at_full_size(name):
+    """Every parameter of the published architectures gets a finite gradient that is not all zero."""
+    torch.manual_seed(0)
+    model = fasterrcnn.build(name, num_classes=3)
+    model.freeze_bn()
+    image, target = Rectangles(1, 300)[0]
+    sum(model([image], [target]).values()).backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad.isfinite().all(), parameter_name
+        assert parameter.grad.any(), parameter_name
+
+
 def test_other_seed_other_numbers(tmp_path, uninterrupted):
     assert run(tmp_path, replace(CONFIG, seed=4))[1] != uninterrupted[1]
 

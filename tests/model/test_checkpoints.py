@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -128,15 +130,22 @@ def test_failed_save_keeps_the_old_file(saved, monkeypatch):
     model, path = saved
     old = path.read_bytes()
 
-    def full_disk(tensors, name, metadata):
-        name.write_bytes(b"half")
+    def full_disk(self, data):
+        self.open("wb").close()
         raise OSError("no space left")
 
-    monkeypatch.setattr(safetensors.torch, "save_file", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="no space left"):
         checkpoints.save(model, path)
     assert path.read_bytes() == old
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_files_have_ordinary_permissions(saved):
+    umask = os.umask(0)
+    os.umask(umask)
+    assert saved[1].stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 class Own(nn.Module):

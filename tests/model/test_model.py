@@ -8,6 +8,7 @@ from torch import nn
 
 import fasterrcnn
 from fasterrcnn.backbone import RoIStage
+from fasterrcnn.roi import RoIPooler
 from fasterrcnn.types import Detections
 from fasterrcnn_ops import box_iou
 
@@ -243,16 +244,43 @@ def test_default_rules_of_the_family():
     assert (model.rpn_loss.beta, model.rpn_loss.box_weight, model.rpn_loss.normalizer) == (1.0, 1.0, "sampled")
 
 
-@pytest.mark.parametrize("kind", ["pool", "align"])
-def test_pooling_scales_boxes_to_the_map(kind):
-    """A box over the right half of the image pools the right half of the map, whatever the ratio of their sizes."""
-    model = fasterrcnn.FasterRCNN(2, backbone="tiny", roi_pooling=kind)
-    features = torch.zeros(1, 160, 10, 13)
-    features[..., 7:] = 1.0
-    size = (150, 195)  # 13/195 and 10/150 are 1/15
-    box = torch.tensor([[105.0, 0, 195, 150], [0, 0, 80, 150]])
-    pooled = model.head.pool(features, box, torch.zeros(2), size)
-    assert pooled.shape == (2, 160, 7, 7)
-    # RoIPool rounds the right edge to 13, one location past the map: its last column of cells is empty there.
-    assert pooled[0, :, 1:-1, 1:-1].min() > 0.99
-    assert pooled[1].max() < 0.01
+def test_pooling_scales_boxes_to_the_map():
+    """13 pixels per location, not 16: on ramps the box over locations 2…8 and 3…9 pools exactly these numbers."""
+    features = torch.stack([torch.arange(13.0).expand(12, 13), torch.arange(12.0)[:, None].expand(12, 13)])[None]
+    size, box = (156, 169), torch.tensor([[26.0, 39, 104, 117]])
+    pooled = RoIPooler("pool", 7)(features, box, torch.zeros(1), size)[0]
+    torch.testing.assert_close(pooled[0], torch.arange(2.0, 9).expand(7, 7))
+    torch.testing.assert_close(pooled[1], torch.arange(3.0, 10)[:, None].expand(7, 7))
+    # RoIAlign averages over cells of 6/7 locations, whose centres are half a location to the left of pixel centres.
+    centres = (torch.arange(7) + 0.5) * 6 / 7 - 0.5
+    aligned = RoIPooler("align", 7)(features, box, torch.zeros(1), size)[0]
+    torch.testing.assert_close(aligned[0], (2 + centres).expand(7, 7))
+    torch.testing.assert_close(aligned[1], (3 + centres)[:, None].expand(7, 7))
+
+
+def test_pooling_at_a_fixed_scale():
+    """Later families pool at 1/16 whatever the size of the map."""
+    features = torch.arange(13.0).expand(1, 1, 12, 13)
+    pooled = RoIPooler("pool", 7, spatial_scale=1 / 16)(
+        features, torch.tensor([[32.0, 0, 128, 96]]), torch.zeros(1), (156, 169)
+    )
+    torch.testing.assert_close(pooled[0, 0, 0], torch.arange(2.0, 9))
+
+
+@pytest.mark.parametrize(("mode", "count"), [("training", 30), ("predict", 20)])
+def test_proposal_count_of_the_family_goes_by_the_constructor(mode, count):
+    model = make(mode=mode, rpn_post_nms_top_n=(30, 20))
+    for training in (True, False):
+        model.train(training)
+        assert model(torch.rand(1, 3, 64, 64))[2].shape == (1, count, 4)
+
+
+def test_anchors_of_the_family():
+    """Transposed, scales inside ratios: the first is 90.5 wide and 181 high, the other way round than usual."""
+    with torch.device("meta"):
+        model = fasterrcnn.FasterRCNN(20)
+    anchors = model.rpn.anchors.cell_anchors
+    half = 64 * 2**0.5
+    expected = [[-half / 2, -half, half / 2, half], [-half, -2 * half, half, 2 * half]]
+    torch.testing.assert_close(anchors[:2], torch.tensor(expected))
+    torch.testing.assert_close(anchors[3:6, 2], torch.tensor([64.0, 128, 256]))

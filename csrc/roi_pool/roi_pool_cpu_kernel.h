@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "geometry/roi_grid.h"
@@ -33,16 +34,15 @@ void build_ranges(T low, T high, double scale, int64_t bins, int64_t extent, std
 
 // Maximum of `lanes` channels over the pixels of one bin, the first of equals. As in torchvision, comparing with >
 // starts from the lowest float, whatever the dtype, and so passes over NaN and -infinity: a bin of nothing else gives
-// that value
-// (-infinity in half types) and argmax -1.
-template <typename scalar_t, typename T>
-void pool_bin(const scalar_t* map, IndexRange rows, IndexRange columns, int64_t width, int64_t lanes,
-              int64_t pixel_stride, scalar_t* output, int64_t* argmax) {
+// that value (-infinity in half types) and argmax -1. One channel branches, since a new maximum is rare; many select.
+template <typename T, typename scalar_t, typename Lanes, typename Stride>
+void pool_bin(const scalar_t* map, IndexRange rows, IndexRange columns, int64_t width, Lanes lanes, Stride pixel_stride,
+              scalar_t* output, int64_t* argmax) {
   const bool empty = rows.begin >= rows.end || columns.begin >= columns.end;
   T best[kChannels];
   int64_t best_pixel[kChannels];
-  std::fill_n(best, lanes, empty ? T(0) : T(std::numeric_limits<float>::lowest()));
-  std::fill_n(best_pixel, lanes, int64_t{-1});
+  std::fill_n(best, int64_t{lanes}, empty ? T(0) : T(std::numeric_limits<float>::lowest()));
+  std::fill_n(best_pixel, int64_t{lanes}, int64_t{-1});
   for (int64_t h = rows.begin; h < rows.end; ++h) {
     for (int64_t w = columns.begin; w < columns.end; ++w) {
       const int64_t pixel = h * width + w;
@@ -50,13 +50,20 @@ void pool_bin(const scalar_t* map, IndexRange rows, IndexRange columns, int64_t 
       for (int64_t l = 0; l < lanes; ++l) {
         const T value = static_cast<T>(values[l]);
         const bool better = value > best[l];
-        best[l] = better ? value : best[l];
-        best_pixel[l] = better ? pixel : best_pixel[l];
+        if constexpr (std::is_same_v<Lanes, One>) {
+          if (better) [[unlikely]] {
+            best[0] = value;
+            best_pixel[0] = pixel;
+          }
+        } else {
+          best[l] = better ? value : best[l];
+          best_pixel[l] = better ? pixel : best_pixel[l];
+        }
       }
     }
   }
   for (int64_t l = 0; l < lanes; ++l) output[l] = static_cast<scalar_t>(best[l]);
-  std::copy_n(best_pixel, lanes, argmax);
+  std::copy_n(best_pixel, int64_t{lanes}, argmax);
 }
 
 }  // namespace roi_pool_detail
@@ -94,7 +101,11 @@ void roi_pool_forward_range(const scalar_t* input,  // [N, C, H, W]
       for (int64_t ph = 0; ph < p.pooled_height; ++ph) {
         for (int64_t pw = 0; pw < p.pooled_width; ++pw) {
           const int64_t out = k * bin.image + c * bin.channel + (ph * p.pooled_width + pw) * bin.pixel;
-          pool_bin<scalar_t, T>(pixels, rows[ph], columns[pw], p.width, lanes, map.pixel, output + out, argmax + out);
+          if (p.channels_last) {
+            pool_bin<T>(pixels, rows[ph], columns[pw], p.width, lanes, map.pixel, output + out, argmax + out);
+          } else {
+            pool_bin<T>(pixels, rows[ph], columns[pw], p.width, One{}, One{}, output + out, argmax + out);
+          }
         }
       }
     }

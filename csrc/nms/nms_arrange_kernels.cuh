@@ -11,12 +11,12 @@ namespace {
 
 constexpr int kArrangeBlock = 256;
 constexpr int kHomeBlock = 1024;
+constexpr int kHomeWarps = kHomeBlock / kWarp;
 
+// As many blocks as needed, for kernels that do not stride.
 inline dim3 blocks_for(int64_t items, int64_t per_block) {
-  return dim3(static_cast<unsigned>((items + per_block - 1) / per_block));
+  return dim3(static_cast<unsigned>(ceil_div(items, per_block)));
 }
-
-__device__ inline int64_t global_thread() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
 
 // keys[i] sorts scores[i]; the sort must be stable, so that equal scores keep ascending indices.
 template <typename Score, typename Key>
@@ -63,30 +63,30 @@ __global__ void arrange_kernel(const T* __restrict__ boxes,            // [count
     begins = key != class_keys[position - 1] || (nan_classes && key == kNanClass);
   }
   const unsigned word = __ballot_sync(kFullWarp, begins);
-  if (threadIdx.x % 32 == 0 && position < (count + kTile - 1) / kTile * kTile) starts[position / 32] = word;
+  if (lane_index() == 0 && position < ceil_div<int64_t>(count, kTile) * kTile) starts[position / kWarp] = word;
 }
 
 // home[t] for every tile: a running maximum over the tiles in which a segment begins. One block.
 // (A template only so that a translation unit that does not launch it need not hold it.)
 template <typename Home>
 __global__ void home_kernel(SegmentMap segments, Home* __restrict__ home) {
-  __shared__ Home last_of_warp[kHomeBlock / 32];
-  const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32;
+  __shared__ Home last_of_warp[kHomeWarps];
+  const int lane = lane_index();
+  const int warp = warp_index();
   const int64_t tiles = segments.tiles();
   Home carry = -1;  // last tile with a beginning among those already done
   for (int64_t base = 0; base < tiles; base += kHomeBlock) {
     const int64_t tile = base + threadIdx.x;
     const uint64_t begun = tile < tiles ? segments.starts_in(tile) : 0;
     Home last = begun != 0 ? static_cast<Home>(tile) : Home(-1);
-    for (int offset = 1; offset < 32; offset *= 2) {
+    for (int offset = 1; offset < kWarp; offset *= 2) {
       const Home other = __shfl_up_sync(kFullWarp, last, offset);
       if (lane >= offset && other > last) last = other;
     }
-    if (lane == 31) last_of_warp[warp] = last;
+    if (lane == kWarp - 1) last_of_warp[warp] = last;
     __syncthreads();
     Home before = carry;
-    for (int w = 0; w < kHomeBlock / 32; ++w) {
+    for (int w = 0; w < kHomeWarps; ++w) {
       if (w < warp && last_of_warp[w] > before) before = last_of_warp[w];
       if (last_of_warp[w] > carry) carry = last_of_warp[w];
     }

@@ -32,15 +32,21 @@ struct NmsPlan {
 
 // Chunks are as long as fits a mask of 64 MiB, but 16 tiles at least: 4096 boxes up to N = 131,072, 1024 from N =
 // 524,288 on, where the mask takes 128 bytes per box.
-inline NmsPlan plan_nms(int64_t count, bool with_ids) {
+inline int chunk_tiles_for(int64_t tiles) {
   constexpr int64_t kMaskBytes = int64_t{64} << 20;
   constexpr int64_t kLeastChunkTiles = 16;
-  const int64_t tiles = (count + kTile - 1) / kTile;
   int64_t chunk = kMaskBytes / (tiles * kTile * static_cast<int64_t>(sizeof(uint64_t)));
   if (chunk < kLeastChunkTiles) chunk = kLeastChunkTiles;
   if (chunk > kMaxChunkTiles) chunk = kMaxChunkTiles;
-  if (chunk > tiles) chunk = tiles;
-  return {count, tiles, static_cast<int>(chunk), (tiles + chunk - 1) / chunk, with_ids};
+  return static_cast<int>(chunk < tiles ? chunk : tiles);
+}
+
+inline NmsPlan plan_nms(int64_t count, bool with_ids, int chunk_tiles) {
+  const int64_t tiles = ceil_div<int64_t>(count, kTile);
+  return {count, tiles, chunk_tiles, ceil_div<int64_t>(tiles, chunk_tiles), with_ids};
+}
+inline NmsPlan plan_nms(int64_t count, bool with_ids) {
+  return plan_nms(count, with_ids, chunk_tiles_for(ceil_div<int64_t>(count, kTile)));
 }
 
 // Temporary memory; null where the plan has no use for it.
@@ -60,7 +66,7 @@ struct NmsBuffers {
   int64_t* block_counts;    // [output_blocks(count)]
 };
 
-// take(bytes) returns memory aligned to 32 bytes at least.
+// take(bytes) returns memory aligned to 16 bytes at least.
 template <typename T, typename Take>
 NmsBuffers<T> take_nms_buffers(const NmsPlan& plan, const Take& take) {
   const auto array = [&]<typename Item>(Item*& pointer, int64_t items) {

@@ -17,6 +17,7 @@ namespace frcnn {
 namespace {
 
 constexpr int kKeptBlock = 256;                   // 64 candidates x 4 lanes along the kept list
+constexpr int kKeptWarps = kKeptBlock / kWarp;
 constexpr int kKeptLanes = kKeptBlock / kTile;    // lanes of one candidate
 constexpr int kKeptSplits = 8;                    // blocks that share one candidate tile
 
@@ -29,7 +30,7 @@ __global__ void mask_kernel(const SortedBox<T>* __restrict__ boxes, SegmentMap s
   const int64_t column_tile = row_tile + blockIdx.y;
   if (column_tile >= segments.tiles()) return;
   const bool diagonal = blockIdx.y == 0;
-  const int column = threadIdx.x;
+  const int column = static_cast<int>(threadIdx.x);
 
   uint64_t columns = segments.valid_in(column_tile);
   uint64_t suppressors;  // rows of this column's segment and of higher rank
@@ -72,39 +73,39 @@ template <typename T>
 __global__ void kept_kernel(const SortedBox<T>* __restrict__ boxes, SegmentMap segments, int chunk_tiles, int64_t round,
                             int64_t max_output, IouTest<T> test, KeptList<T> kept) {
   __shared__ BoxWithArea<T> stage[kKeptBlock];
-  __shared__ unsigned struck_by_warp[kKeptBlock / 32];
+  __shared__ unsigned struck_by_warp[kKeptWarps];
   const int64_t tile = round * chunk_tiles + blockIdx.x;
   const int64_t home = segments.home_of(tile);
   if ((tile - home) / chunk_tiles != round) return;
   const int64_t total = kept.sizes[home];
   if (total >= max_output) return;
 
-  const int candidate = threadIdx.x % kTile;
-  const int lane = threadIdx.x / kTile;
-  const int warp = threadIdx.x / 32;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int candidate = thread % kTile;
+  const int lane = thread / kTile;
   const uint64_t members = segments.continuation_in(tile);
   const bool is_member = has_bit(members, candidate);
   const BoxWithArea<T> box = is_member ? with_area(boxes[tile * kTile + candidate]) : BoxWithArea<T>{};
   bool struck = !is_member;  // what is no member must not keep the block alive
 
-  const int64_t stages = (total + kKeptBlock - 1) / kKeptBlock;
-  const int64_t share = (stages + kKeptSplits - 1) / kKeptSplits * kKeptBlock;
+  const int64_t stages = ceil_div<int64_t>(total, kKeptBlock);
+  const int64_t share = ceil_div<int64_t>(stages, kKeptSplits) * kKeptBlock;
   const int64_t begin = share * blockIdx.y;
   const int64_t end = begin + share < total ? begin + share : total;
   const SortedBox<T>* list = kept.boxes + segments.long_segment_begin(home);
   uint64_t all_struck = 0;
   for (int64_t base = begin; base < end; base += kKeptBlock) {
     const int staged = static_cast<int>(end - base < kKeptBlock ? end - base : kKeptBlock);
-    if (threadIdx.x < staged) stage[threadIdx.x] = with_area(list[base + threadIdx.x]);
+    if (thread < staged) stage[thread] = with_area(list[base + thread]);
     __syncthreads();
     if (!struck) {
       for (int k = lane; k < staged; k += kKeptLanes) struck |= suppresses(stage[k], box, test);
     }
     const unsigned ballot = __ballot_sync(kFullWarp, struck);
-    if (threadIdx.x % 32 == 0) struck_by_warp[warp] = ballot;
+    if (lane_index() == 0) struck_by_warp[warp_index()] = ballot;
     __syncthreads();
     uint64_t low = 0, high = 0;
-    for (int w = 0; w < kKeptBlock / 32; w += 2) {
+    for (int w = 0; w < kKeptWarps; w += 2) {
       low |= struck_by_warp[w];
       high |= struck_by_warp[w + 1];
     }
@@ -112,7 +113,7 @@ __global__ void kept_kernel(const SortedBox<T>* __restrict__ boxes, SegmentMap s
     if (all_struck == ~uint64_t{0}) break;
     struck = has_bit(all_struck, candidate);
   }
-  if (threadIdx.x == 0) kept.struck[tile * kKeptSplits + blockIdx.y] = all_struck & members;
+  if (thread == 0) kept.struck[tile * kKeptSplits + blockIdx.y] = all_struck & members;
 }
 
 }  // namespace

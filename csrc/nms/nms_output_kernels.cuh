@@ -9,16 +9,16 @@ namespace frcnn {
 namespace {
 
 constexpr int kOutputBlock = 256;
-constexpr int kOutputWarps = kOutputBlock / 32;
+constexpr int kOutputWarps = kOutputBlock / kWarp;
 constexpr int kFlagsPerWarp = 512;
 constexpr int64_t kFlagsPerBlock = int64_t{kOutputWarps} * kFlagsPerWarp;
 
-inline int64_t output_blocks(int64_t count) { return (count + kFlagsPerBlock - 1) / kFlagsPerBlock; }
+inline int64_t output_blocks(int64_t count) { return ceil_div(count, kFlagsPerBlock); }
 
 // How many of a warp's flags are set; all its lanes get the number.
 __device__ inline int64_t count_flags_of_warp(const uint8_t* flags, int64_t begin, int64_t count) {
   int64_t sum = 0;
-  for (int64_t rank = begin + threadIdx.x % 32; rank < begin + kFlagsPerWarp; rank += 32) {
+  for (int64_t rank = begin + lane_index(); rank < begin + kFlagsPerWarp; rank += kWarp) {
     sum += __popc(__ballot_sync(kFullWarp, rank < count && flags[rank] != 0));
   }
   return sum;
@@ -26,8 +26,8 @@ __device__ inline int64_t count_flags_of_warp(const uint8_t* flags, int64_t begi
 
 // Sum over the block; every thread gets it. `per_warp` is scratch; a barrier before its next use is the caller's.
 __device__ inline int64_t block_sum(int64_t value, int64_t* per_warp) {
-  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(kFullWarp, value, offset);
-  if (threadIdx.x % 32 == 0) per_warp[threadIdx.x / 32] = value;
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(kFullWarp, value, offset);
+  if (lane_index() == 0) per_warp[warp_index()] = value;
   __syncthreads();
   int64_t sum = 0;
   for (int w = 0; w < kOutputWarps; ++w) sum += per_warp[w];
@@ -38,9 +38,9 @@ __device__ inline int64_t block_sum(int64_t value, int64_t* per_warp) {
 template <typename Flag>
 __global__ void count_kernel(const Flag* __restrict__ flags, int64_t count, int64_t* __restrict__ block_counts) {
   __shared__ int64_t per_warp[kOutputWarps];
-  const int64_t begin = blockIdx.x * kFlagsPerBlock + threadIdx.x / 32 * kFlagsPerWarp;
+  const int64_t begin = blockIdx.x * kFlagsPerBlock + warp_index() * kFlagsPerWarp;
   const int64_t of_warp = count_flags_of_warp(flags, begin, count);
-  const int64_t sum = block_sum(threadIdx.x % 32 == 0 ? of_warp : 0, per_warp);
+  const int64_t sum = block_sum(lane_index() == 0 ? of_warp : 0, per_warp);
   if (threadIdx.x == 0) block_counts[blockIdx.x] = sum;
 }
 
@@ -53,8 +53,8 @@ __global__ void write_kernel(const Flag* __restrict__ flags, const int64_t* __re
   __shared__ int64_t before_per_warp[kOutputWarps];
   __shared__ int64_t total_per_warp[kOutputWarps];
   __shared__ int64_t own_per_warp[kOutputWarps];
-  const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32;
+  const int lane = lane_index();
+  const int warp = warp_index();
   int64_t before = 0, total = 0;
   for (int64_t b = threadIdx.x; b < num_counts; b += kOutputBlock) {
     total += block_counts[b];
@@ -70,7 +70,7 @@ __global__ void write_kernel(const Flag* __restrict__ flags, const int64_t* __re
   __syncthreads();
   int64_t slot = before;
   for (int w = 0; w < warp; ++w) slot += own_per_warp[w];
-  for (int64_t rank = begin + lane; rank < begin + kFlagsPerWarp; rank += 32) {
+  for (int64_t rank = begin + lane; rank < begin + kFlagsPerWarp; rank += kWarp) {
     const bool set = rank < count && flags[rank] != 0;
     const unsigned ballot = __ballot_sync(kFullWarp, set);
     const int64_t own_slot = slot + __popc(ballot & ((1u << lane) - 1));
@@ -78,10 +78,7 @@ __global__ void write_kernel(const Flag* __restrict__ flags, const int64_t* __re
     slot += __popc(ballot);
   }
 
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kOutputBlock;
-  for (int64_t i = written + static_cast<int64_t>(blockIdx.x) * kOutputBlock + threadIdx.x; i < max_output; i += step) {
-    keep[i] = -1;
-  }
+  for (int64_t i = written + global_thread(); i < max_output; i += grid_threads()) keep[i] = -1;
   if (blockIdx.x == 0 && threadIdx.x == 0) *keep_count = written;
 }
 

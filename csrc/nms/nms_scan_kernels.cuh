@@ -10,9 +10,9 @@ namespace frcnn {
 namespace {
 
 constexpr int kScanBlock = 512;
-constexpr int kScanWarps = kScanBlock / 32;
+constexpr int kScanWarps = kScanBlock / kWarp;
 // Column tiles a warp serves in one step.
-constexpr int kTilesPerWarp = (kMaxChunkTiles + kScanWarps - 1) / kScanWarps;
+constexpr int kTilesPerWarp = ceil_div(kMaxChunkTiles, kScanWarps);
 
 // Which of `alive` greedy NMS keeps, `column0` and `column1` being the suppressors of bits `lane` and `lane + 32`.
 // All lanes of a warp call it. Starting from "all alive are kept", a box is right as soon as all of higher rank are,
@@ -80,9 +80,10 @@ __global__ void scan_kernel(const SortedBox<T>* __restrict__ boxes, const uint64
   int64_t size = round > 0 ? list.sizes[home] : 0;
   if (size >= max_output) return;
 
-  const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32;
-  for (int i = threadIdx.x; i < chunk_tiles; i += kScanBlock) {
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = lane_index();
+  const int warp = warp_index();
+  for (int i = thread; i < chunk_tiles; i += kScanBlock) {
     const int64_t tile = first_tile + i;
     uint64_t bits = 0;
     if (tile == home) {
@@ -109,8 +110,8 @@ __global__ void scan_kernel(const SortedBox<T>* __restrict__ boxes, const uint64
     column1 = row_words[lane + 32];
   }
 
-  int steps = 0;
-  while (steps < chunk_tiles && members[steps] != 0) {
+  int steps = 0;  // done; a chunk has at least one tile with members
+  for (;;) {
     const int step = steps++;
     if (warp == 0) {
       const uint64_t bits = resolve_tile(members[step] & ~removed[step], column0, column1);
@@ -137,7 +138,7 @@ __global__ void scan_kernel(const SortedBox<T>* __restrict__ boxes, const uint64
     __syncthreads();
   }
 
-  for (int i = threadIdx.x; i < steps * kTile; i += kScanBlock) {
+  for (int i = thread; i < steps * kTile; i += kScanBlock) {
     const int step = i / kTile;
     const int bit = i % kTile;
     if (!has_bit(kept[step], bit)) continue;
@@ -149,7 +150,7 @@ __global__ void scan_kernel(const SortedBox<T>* __restrict__ boxes, const uint64
     const int64_t place = kept_before[step] + count_bits(kept[step] & in_list & bits_below(bit));
     list.boxes[segments.long_segment_begin(home) + place] = boxes[position];
   }
-  if (list.boxes != nullptr && threadIdx.x == 0) list.sizes[home] = size;
+  if (list.boxes != nullptr && thread == 0) list.sizes[home] = size;
 }
 
 }  // namespace

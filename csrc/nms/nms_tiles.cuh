@@ -16,6 +16,7 @@
 
 #include <cstdint>
 
+#include "cuda_common.cuh"
 #include "geometry/iou.h"
 
 namespace frcnn {
@@ -23,11 +24,10 @@ namespace {
 
 constexpr int kTile = 64;
 constexpr int kMaxChunkTiles = 64;
-constexpr unsigned kFullWarp = 0xffffffffu;
 
-// Aligned to its size, so that a box is one or two 16-byte accesses.
+// Aligned, so that a box is one 16-byte access, or two.
 template <typename T>
-struct alignas(4 * sizeof(T)) SortedBox {
+struct alignas(16) SortedBox {
   T x1, y1, x2, y2;
 };
 
@@ -50,7 +50,7 @@ struct SegmentMap {
   const int32_t* home;     // [tiles] home of the segment that position 64 t belongs to
   int64_t count;           // number of positions
 
-  __device__ int64_t tiles() const { return (count + kTile - 1) / kTile; }
+  __device__ int64_t tiles() const { return ceil_div<int64_t>(count, kTile); }
 
   __device__ uint64_t starts_in(int64_t tile) const {
     if (starts == nullptr) return tile == 0 ? 1 : 0;

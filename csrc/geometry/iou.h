@@ -111,16 +111,16 @@ FRCNN_HD bool suppresses(const BoxWithArea<T>& kept, const BoxWithArea<T>& candi
 // ---------------------------------------------------------------------------------------------------------------------
 // The same decision without a division.
 //
-// Let t be a float, u its distance to the next float above and rn rounding to nearest even. Then
+// Let t be a float of p bits, u its distance to the next one above and rn rounding to nearest. Then
 //
-//   rn(I / U) > t   <=>   I / U lies above the midpoint t + u/2, or on it and t is odd (ties go to the even neighbour)
-//                   <=>   I - t U  >  (u/2) U,  or  >=  for an odd t.
+//   rn(I / U) > t   <=>   I / U > t + u/2   <=>   I - t U > (u/2) U
 //
-// The right side is exact, u/2 being a power of two. The left side is one fma, and rounding it cannot turn the
-// comparison: near the midpoint it is a multiple of ulp(t) ulp(U) and smaller than 2^digits of them, hence exact, and
-// away from the midpoint rounding is monotone. That needs ulp(t) ulp(U) to be representable, so U must not be tiny:
-// below `min_union`, for a NaN union and for thresholds outside [2^-20, 1] the division decides. An infinite union makes
-// the left side -inf or NaN, and so suppresses nothing, like the quotient 0 or NaN.
+// A tie, I = (t + u/2) U, cannot be: the midpoint has exactly p + 1 significant bits, so its product with any U has at
+// least as many, and I has p. The right side is exact, u/2 being a power of two. The left side is one fma, and rounding
+// it cannot turn the comparison: near the midpoint it is a multiple of ulp(t) ulp(U) and smaller than 2^p of them, hence
+// exact, and away from the midpoint rounding is monotone. That needs ulp(t) ulp(U) to be representable, so U must not be
+// tiny: below `min_union`, for a NaN union and for thresholds outside [2^-20, 1] the division decides. An infinite union
+// makes the left side -inf or NaN, and so suppresses nothing, like the quotient 0 or NaN.
 // ---------------------------------------------------------------------------------------------------------------------
 
 template <typename T>
@@ -128,18 +128,16 @@ struct IouTest {
   T threshold;  // from largest_not_above
   T half_ulp;   // half the distance to the next number above the threshold
   T min_union;  // smallest union the comparison without division is exact for; NaN: never
-  bool odd;     // last bit of the threshold's mantissa
 };
 
 template <typename T>
 inline IouTest<T> make_iou_test(double iou_threshold) {
   using Limits = std::numeric_limits<T>;
   const T threshold = largest_not_above<T>(iou_threshold);
-  IouTest<T> test{threshold, T(0), Limits::quiet_NaN(), false};
+  IouTest<T> test{threshold, T(0), Limits::quiet_NaN()};
   if (!(threshold >= std::ldexp(T(1), -20) && threshold <= T(1))) return test;
   int exponent = 0;  // threshold = mantissa * 2^exponent with mantissa in [1/2, 1)
-  const T mantissa = std::frexp(threshold, &exponent);
-  test.odd = std::fmod(std::ldexp(mantissa, Limits::digits), T(2)) != T(0);
+  std::frexp(threshold, &exponent);
   test.half_ulp = std::ldexp(T(1), exponent - Limits::digits - 1);
   // ulp(t) ulp(U) = 2^(exponent - digits) 2^(e_U - digits + 1) must reach the smallest denormal 2^(min_exponent -
   // digits); one power of two more also keeps half_ulp * U normal.
@@ -152,8 +150,7 @@ template <typename T>
 FRCNN_HD bool exceeds(const Overlap<T>& pair, const IouTest<T>& test) {
   if (pair.union_area >= test.min_union) {
     const T excess = rounded::fma(-test.threshold, pair.union_area, pair.intersection);
-    const T needed = rounded::mul(test.half_ulp, pair.union_area);
-    return test.odd ? excess >= needed : excess > needed;
+    return excess > rounded::mul(test.half_ulp, pair.union_area);
   }
   return rounded::div(pair.intersection, pair.union_area) > test.threshold;
 }

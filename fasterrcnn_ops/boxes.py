@@ -51,8 +51,8 @@ def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
 
     Args:
         boxes: ``[..., 4]`` in pixels.
-        in_fmt: Format of ``boxes``: ``"xyxy"`` (corners), ``"xywh"`` (first corner and sides) or ``"cxcywh"`` (centre and
-            sides).
+        in_fmt: Format of ``boxes``: ``"xyxy"`` (corners), ``"xywh"`` (first corner and sides) or ``"cxcywh"`` (centre
+            and sides).
         out_fmt: Wanted format, one of the same.
 
     Returns:
@@ -138,14 +138,16 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
         RuntimeError: the last dimension is not 4, or the devices differ.
 
     Note:
-        * An empty set gives an empty matrix. Two boxes of zero area have 0/0 = NaN; NaN in a box makes its row or column
-          NaN; inverted boxes give whatever the formula gives, as in torchvision.
-        * float16 and bfloat16 boxes are widened before they are subtracted; torchvision widens the difference, which has
-          lost digits by then.
-        * Differentiable, twice too. Where two edges coincide each box receives half of that edge's gradient.
-        * Deterministic, forward and backward; the result does not depend on the number of threads. Plain two-dimensional
-          xyxy boxes of one floating dtype on the CPU go to the kernel, everything else takes the same formula through
-          torch operations.
+        * An empty set gives an empty matrix. Two boxes of zero area have 0/0 = NaN; NaN in a box makes its row or
+          column NaN; inverted boxes give whatever the formula gives, as in torchvision.
+        * float16, bfloat16 and narrow integers are widened before they are subtracted; torchvision widens the
+          difference, which has lost digits (or wrapped around) by then.
+        * Differentiable, twice too. Where two edges coincide each box receives half of that edge's gradient; boxes that
+          only touch receive none for their (empty) overlap. The latter is what torch's ``clamp`` does from 2.14 on;
+          before that it let the gradient through, and torchvision's result with it.
+        * Deterministic, forward and backward; the result does not depend on the number of threads. Plain
+          two-dimensional xyxy boxes of one floating dtype on the CPU go to the kernel, everything else takes the same
+          formula through torch operations.
 
     Example:
         >>> box_iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 3.0, 2.0]]))
@@ -166,8 +168,8 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
         boxes2: ``[..., M, 4]`` xyxy in pixels.
 
     Returns:
-        ``[..., N, M]`` in [−1, 1] for valid boxes; dtype as for :func:`box_iou`. Differentiable. NaN for two empty boxes
-        at one place.
+        ``[..., N, M]`` in [−1, 1] for valid boxes; dtype as for :func:`box_iou`. Differentiable. NaN for two empty
+        boxes at one place.
 
     Source: Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019, algorithm 1.
     """
@@ -224,6 +226,12 @@ def _check_format(fmt: str, name: str) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, _FORMATS))}; got {fmt!r}")
 
 
+def _check_pairs(boxes1: Tensor, boxes2: Tensor) -> None:
+    for boxes, name in ((boxes1, "boxes1"), (boxes2, "boxes2")):
+        if boxes.dim() < 2 or boxes.shape[-1] != 4:
+            raise RuntimeError(f"{name}: expected shape [..., N, 4], got {list(boxes.shape)}")
+
+
 def _has_kernel(boxes1: Tensor, boxes2: Tensor) -> bool:
     return (
         boxes1.device.type in _KERNEL_DEVICES
@@ -248,12 +256,13 @@ def _product(sides: Tensor) -> Tensor:
 
 def _intersection_union(boxes1: Tensor, boxes2: Tensor, fmt: str) -> tuple[Tensor, Tensor]:
     """Both ``[..., N, M]`` in square pixels."""
+    _check_pairs(boxes1, boxes2)
     boxes1, boxes2 = _widen(boxes1, torch.int64), _widen(boxes2, torch.int64)
     area1, area2 = box_area(boxes1, fmt), box_area(boxes2, fmt)  # of the sides as given, not as differences of corners
     corners1, corners2 = box_convert(boxes1, fmt, "xyxy"), box_convert(boxes2, fmt, "xyxy")
     low = torch.maximum(corners1[..., :, None, :2], corners2[..., None, :, :2])  # [..., N, M, 2]
     high = torch.minimum(corners1[..., :, None, 2:], corners2[..., None, :, 2:])
-    intersection = _product((high - low).clamp(min=0))
+    intersection = _product(torch.relu(high - low))
     return intersection, area1[..., :, None] + area2[..., None, :] - intersection
 
 
@@ -262,7 +271,7 @@ def _hull_sides(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     boxes1, boxes2 = _widen(boxes1, torch.int64), _widen(boxes2, torch.int64)
     low = torch.minimum(boxes1[..., :, None, :2], boxes2[..., None, :, :2])
     high = torch.maximum(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])
-    return (high - low).clamp(min=0)
+    return torch.relu(high - low)
 
 
 def _distance_iou(iou: Tensor, boxes1: Tensor, boxes2: Tensor, eps: float) -> Tensor:
@@ -283,12 +292,6 @@ def _aspect_angle(boxes: Tensor) -> Tensor:
 
 @torch.library.register_fake("fasterrcnn_ops::box_iou")
 def _box_iou_fake(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    torch._check(
-        boxes1.dim() == 2 and boxes1.size(1) == 4, lambda: f"boxes1: expected shape [N, 4], got {boxes1.shape}"
-    )
-    torch._check(
-        boxes2.dim() == 2 and boxes2.size(1) == 4, lambda: f"boxes2: expected shape [N, 4], got {boxes2.shape}"
-    )
     return _widen(boxes1).new_empty((boxes1.size(0), boxes2.size(0)))
 
 
@@ -306,13 +309,13 @@ def _box_iou_backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
     low2, high2 = _widen(boxes2)[None].split(2, dim=-1)  # [1, M, 2]
     sides1, sides2 = high1 - low1, high2 - low2
     overlap = torch.minimum(high1, high2) - torch.maximum(low1, low2)  # [N, M, 2]
-    sides = overlap.clamp(min=0)
+    sides = torch.relu(overlap)
     intersection = _product(sides)
     union = _product(sides1) + _product(sides2) - intersection
 
     grad_area = -grad * intersection / union.square()  # for either area; the union holds both with weight 1
     grad_intersection = grad / union - grad_area
-    grad_overlap = grad_intersection[..., None] * sides.flip(-1) * (overlap >= 0)  # d(w·h) = h·dw + w·dh
+    grad_overlap = grad_intersection[..., None] * sides.flip(-1) * ~(overlap <= 0)  # d(w·h) = h·dw + w·dh
 
     # The inner edge of an overlap belongs to one box; where both edges coincide each takes half, as in torch.maximum.
     low_is_1 = ((low1 > low2).to(grad) + (low1 >= low2).to(grad)) / 2

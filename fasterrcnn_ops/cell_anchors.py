@@ -30,33 +30,33 @@ def cell_anchors(
     Every rule reads its arguments alike; the families differ in rounding, in the point the boxes lie around and in the
     order of the result. With s a size and r a ratio:
 
-    =============== ============================== ======================== ============================================
+    =============== ============================== ======================== ========================================
     rule            width × height                 around                   order (outer, inner); family
-    =============== ============================== ======================== ============================================
+    =============== ============================== ======================== ========================================
     ``centered``    s/√r × s·√r                    (0, 0)                   sizes, ratios; detectron2
     ``torchvision`` s/√r × s·√r, corners rounded   (0, 0)                   ratios, sizes; torchvision
-    ``stepwise``    s/√r × s·√r                    (0, 0)                   ratios, sizes; step-by-step VGG-16, to be laid
-                                                                            on a grid with ``offset=8``
+    ``stepwise``    s/√r × s·√r                    (0, 0)                   ratios, sizes; step-by-step VGG-16, laid on
+                                                                            a grid with ``offset=8``
     ``classic``     s·√r × s/√r, **transposed**    (0, 0)                   ratios, sizes; the classic PyTorch line
     ``rounded``     w·s/base × h·s/base, in whole  (base−1)/2, (base−1)/2   ratios, sizes; py-faster-rcnn, GluonCV,
                     inclusive pixels                                        maskrcnn-benchmark, Detectron
-    =============== ============================== ======================== ============================================
+    =============== ============================== ======================== ========================================
 
     * ``rounded`` starts from the window (0, 0, base − 1, base − 1) in coordinates that include their last pixel: per
       ratio w = round(√(base²/r)) and h = round(w·r), then both are multiplied by s/base, and
       x1, x2 = cx ∓ (w − 1)/2. With base 16, ratio 1 and size 128 that is (−56, −56, 71, 71): 128 pixels, x2 − x1 = 127.
-    * ``classic`` writes heights into the x columns and widths into the y columns: (−h/2, −w/2, h/2, w/2). A ratio of 0.5
-      is therefore *tall* here and wide under every other rule. Checkpoints of that family were trained so; kept on
+    * ``classic`` writes heights into the x columns and widths into the y columns: (−h/2, −w/2, h/2, w/2). A ratio of
+      0.5 is therefore *tall* here and wide under every other rule. Checkpoints of that family were trained so; kept on
       purpose.
     * Rounding is half to even, as NumPy and torch round.
 
     Args:
-        sizes: One or several anchor sizes s in input pixels: the side of the square of the same area, > 0. A family that
-            speaks of scales 8, 16, 32 over a base of 16 has the sizes 128, 256, 512.
+        sizes: One or several anchor sizes s in input pixels: the side of the square of the same area, > 0. A family
+            that speaks of scales 8, 16, 32 over a base of 16 has the sizes 128, 256, 512.
         ratios: One or several aspect ratios r = height / width, > 0.
         rule: One of ``"centered"``, ``"torchvision"``, ``"stepwise"``, ``"classic"``, ``"rounded"``.
-        base_size: Side in pixels, > 0, of the window in which ``"rounded"`` rounds; the published models use the feature
-            stride. Other rules ignore it.
+        base_size: Side in pixels, > 0, of the window in which ``"rounded"`` rounds; the published models use the
+            feature stride. Other rules ignore it.
         dtype: Floating-point dtype of the result.
         device: Device of the result; the default is torch's.
 
@@ -89,7 +89,7 @@ def cell_anchors(
         _positive_numbers(ratios, "ratios"),
         _positive_numbers(base_size, "base_size")[0],
     )
-    return torch.tensor(list(boxes), dtype=torch.float64).to(device=device or torch.get_default_device(), dtype=dtype)
+    return torch.tensor(list(boxes), dtype=dtype, device=device)
 
 
 def _positive_numbers(values: float | Sequence[float], name: str) -> list[float]:

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "box_iou/box_iou.h"
 #include "box_iou/box_iou_cpu_kernel.h"
 

@@ -1,22 +1,12 @@
 // Intersection over union of two boxes as a number; host and device, no torch.
 //
-// The sibling of iou.h, which only decides whether a pair is suppressed. Here the value itself is the result, so a NaN
-// coordinate must come out as NaN: minimum and maximum keep NaN, as torch.minimum and torch.maximum do.
+// The sibling of iou.h, which only decides whether a pair is suppressed. NaN needs no care in the minima and maxima: a
+// NaN coordinate makes its box's area NaN, and that makes the quotient NaN, as with torch.minimum and torch.maximum.
 #pragma once
 
 #include "geometry/box.h"
 
 namespace frcnn {
-
-// Written so that a compiler without -ffast-math can turn each into one compare and blend.
-template <typename T>
-FRCNN_HD T max_keep_nan(T a, T b) {
-  return a > b || a != a ? a : b;
-}
-template <typename T>
-FRCNN_HD T min_keep_nan(T a, T b) {
-  return a < b || a != a ? a : b;
-}
 
 template <typename T>
 FRCNN_HD T box_area(const Box<T>& box) {
@@ -26,8 +16,8 @@ FRCNN_HD T box_area(const Box<T>& box) {
 // `area1` and `area2` are box_area() of the boxes, passed in because every box meets many others.
 template <typename T>
 FRCNN_HD T pairwise_iou(const Box<T>& box1, T area1, const Box<T>& box2, T area2) {
-  const T w = min_keep_nan(box1.x2, box2.x2) - max_keep_nan(box1.x1, box2.x1);
-  const T h = min_keep_nan(box1.y2, box2.y2) - max_keep_nan(box1.y1, box2.y1);
+  const T w = (box1.x2 < box2.x2 ? box1.x2 : box2.x2) - (box1.x1 > box2.x1 ? box1.x1 : box2.x1);
+  const T h = (box1.y2 < box2.y2 ? box1.y2 : box2.y2) - (box1.y1 > box2.y1 ? box1.y1 : box2.y1);
   const T intersection = (w < T(0) ? T(0) : w) * (h < T(0) ? T(0) : h);
   return intersection / (area1 + area2 - intersection);
 }

@@ -1,7 +1,7 @@
 """Box regression deltas, defined: pure PyTorch, same signatures as the public functions.
 
 Girshick et al., "Rich feature hierarchies …", appendix C; Ren et al., "Faster R-CNN", section 3.1.2, equation 2.
-Arithmetic in float32 (float64 where a float64 tensor takes part), one rounding to the promoted dtype of the two tensors.
+Arithmetic in float32 (float64 where a float64 tensor takes part), one rounding to the promoted dtype of both tensors.
 """
 
 from __future__ import annotations

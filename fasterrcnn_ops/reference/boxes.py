@@ -71,9 +71,8 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
     p, g = _pairs(boxes1, boxes2)
     angle = torch.atan((p[2] - p[0]) / (p[3] - p[1])) - torch.atan((g[2] - g[0]) / (g[3] - g[1]))
     v = 4 / math.pi**2 * angle**2
-    alpha = (
-        v / (1 - _intersection(p, g) / _union(p, g) + v + eps)
-    ).detach()  # a weight, not something to learn through
+    alpha = v / (1 - _intersection(p, g) / _union(p, g) + v + eps)
+    alpha = alpha.detach()  # a weight, not something to learn through
     return (_distance_iou(p, g, eps) - alpha * v).to(_ratio_dtype(boxes1, boxes2))
 
 
@@ -104,7 +103,7 @@ def _pairs(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> tuple[Corners, 
 def _intersection(p: Corners, g: Corners) -> Tensor:
     width = torch.minimum(p[2], g[2]) - torch.maximum(p[0], g[0])
     height = torch.minimum(p[3], g[3]) - torch.maximum(p[1], g[1])
-    return width.clamp(min=0) * height.clamp(min=0)
+    return torch.relu(width) * torch.relu(height)  # relu: clamp's gradient at 0 depends on torch's version
 
 
 def _union(p: Corners, g: Corners) -> Tensor:
@@ -114,7 +113,7 @@ def _union(p: Corners, g: Corners) -> Tensor:
 def _hull(p: Corners, g: Corners) -> tuple[Tensor, Tensor]:
     width = torch.maximum(p[2], g[2]) - torch.minimum(p[0], g[0])
     height = torch.maximum(p[3], g[3]) - torch.minimum(p[1], g[1])
-    return width.clamp(min=0), height.clamp(min=0)
+    return torch.relu(width), torch.relu(height)
 
 
 def _distance_iou(p: Corners, g: Corners, eps: float) -> Tensor:

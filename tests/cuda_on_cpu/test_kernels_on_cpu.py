@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 
 import pytest
-
-from .building import HERE, MODES, build, run, why_not
+from cuda_on_cpu.building import HERE, MODES, build, run, why_not
 
 
 def _cases() -> list:

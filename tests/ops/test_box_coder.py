@@ -276,7 +276,12 @@ def test_gradients_equal_those_of_the_reference(device, dtype, convention):
     grad_deltas, grad_boxes = torch.randn_like(boxes), torch.randn_like(deltas)
     options = {"image_size": (500, 600), "clip": 0.5}
     for ours, theirs, inputs, grad in (
-        (encode_boxes(boxes, anchors, **convention), ref.encode_boxes(boxes, anchors, **convention), (boxes, anchors), grad_deltas),
+        (
+            encode_boxes(boxes, anchors, **convention),
+            ref.encode_boxes(boxes, anchors, **convention),
+            (boxes, anchors),
+            grad_deltas,
+        ),
         (
             decode_boxes(deltas, anchors, **options, **convention),
             ref.decode_boxes(deltas, anchors, **options, **convention),
@@ -284,7 +289,8 @@ def test_gradients_equal_those_of_the_reference(device, dtype, convention):
             grad_boxes,
         ),
     ):
-        for a, b in zip(torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad), strict=True):
+        actual, expected = torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad)
+        for a, b in zip(actual, expected, strict=True):
             support.assert_close(a, b, atol=1e-2 if dtype in support.HALF_DTYPES else 1e-4)
 
 

@@ -8,8 +8,8 @@
 //   - 0/0 (two boxes without area), NaN coordinates and infinite areas give NaN or 0, so nothing is suppressed at
 //     thresholds >= 0; at a negative threshold an IoU of 0 suppresses and NaN still does not.
 //
-// Two forms of that one rule: `suppresses(…, threshold)` divides and vectorises well on the CPU, `suppresses(…, IouTest)`
-// does without the division, which is the most expensive part of the decision on a GPU.
+// Two forms of that one rule: `suppresses(…, threshold)` divides and vectorises well on the CPU, `suppresses(…,
+// IouTest)` does without the division, which is the most expensive part of the decision on a GPU.
 #pragma once
 
 #include <cmath>
@@ -117,10 +117,10 @@ FRCNN_HD bool suppresses(const BoxWithArea<T>& kept, const BoxWithArea<T>& candi
 //
 // A tie, I = (t + u/2) U, cannot be: the midpoint has exactly p + 1 significant bits, so its product with any U has at
 // least as many, and I has p. The right side is exact, u/2 being a power of two. The left side is one fma, and rounding
-// it cannot turn the comparison: near the midpoint it is a multiple of ulp(t) ulp(U) and smaller than 2^p of them, hence
-// exact, and away from the midpoint rounding is monotone. That needs ulp(t) ulp(U) to be representable, so U must not be
-// tiny: below `min_union`, for a NaN union and for thresholds outside [2^-20, 1] the division decides. An infinite union
-// makes the left side -inf or NaN, and so suppresses nothing, like the quotient 0 or NaN.
+// it cannot turn the comparison: near the midpoint it is a multiple of ulp(t) ulp(U) and smaller than 2^p of them,
+// hence exact, and away from the midpoint rounding is monotone. That needs ulp(t) ulp(U) to be representable, so U must
+// not be tiny: below `min_union`, for a NaN union and for thresholds outside [2^-20, 1] the division decides. An
+// infinite union makes the left side -inf or NaN, and so suppresses nothing, like the quotient 0 or NaN.
 // ---------------------------------------------------------------------------------------------------------------------
 
 template <typename T>

@@ -41,11 +41,11 @@ __global__ void class_keys_kernel(const Id* __restrict__ ids, const int64_t* __r
 // Moves boxes to their positions, marks the positions that begin a segment, and clears the flags of kept boxes.
 // One thread per position, rounded up to whole tiles so that every word of `starts` is written.
 template <typename T>
-__global__ void arrange_kernel(const T* __restrict__ boxes,            // [count, 4] in the caller's order
-                               const int64_t* __restrict__ order,      // [count] index of each rank
-                               const int64_t* __restrict__ ranks,      // [count] rank of each position; null: the same
+__global__ void arrange_kernel(const T* __restrict__ boxes,        // [count, 4] in the caller's order
+                               const int64_t* __restrict__ order,  // [count] index of each rank
+                               const int64_t* __restrict__ ranks,  // [count] rank of each position; null: the same
                                const uint64_t* __restrict__ class_keys,  // [count] by position; null: one segment
-                               bool nan_classes,                       // kNanClass stands for NaN
+                               bool nan_classes,                         // kNanClass stands for NaN
                                int64_t count, SortedBox<T>* __restrict__ sorted, uint32_t* __restrict__ starts,
                                uint8_t* __restrict__ kept_flags) {
   const int64_t position = global_thread();

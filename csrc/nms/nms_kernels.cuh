@@ -23,9 +23,9 @@ namespace {
 
 // What the host knows, and all that the launches depend on.
 struct NmsPlan {
-  int64_t count;      // boxes, > 0
+  int64_t count;  // boxes, > 0
   int64_t tiles;
-  int chunk_tiles;    // at most kMaxChunkTiles
+  int chunk_tiles;  // at most kMaxChunkTiles
   int64_t rounds;
   bool with_ids;
 };
@@ -52,18 +52,18 @@ inline NmsPlan plan_nms(int64_t count, bool with_ids) {
 // Temporary memory; null where the plan has no use for it.
 template <typename T>
 struct NmsBuffers {
-  uint64_t* keys_in;        // [count] score keys (in the low half for 32-bit ones), then class keys
-  uint64_t* keys_sorted;    // [count]
-  int64_t* indices;         // [count] 0 … count - 1, what the sorts carry along
-  int64_t* order;           // [count] index of each rank
-  int64_t* ranks;           // [count] rank of each position; ids only
-  SortedBox<T>* boxes;      // [count] by position
-  uint32_t* starts;         // [2 * tiles]; ids only
-  int32_t* home;            // [tiles]; ids only
-  uint64_t* mask;           // [tiles, chunk_tiles, 64]
-  KeptList<T> kept;         // [count], [tiles], [tiles, kKeptSplits]; several rounds only
-  uint8_t* kept_flags;      // [count] by rank
-  int64_t* block_counts;    // [output_blocks(count)]
+  uint64_t* keys_in;      // [count] score keys (in the low half for 32-bit ones), then class keys
+  uint64_t* keys_sorted;  // [count]
+  int64_t* indices;       // [count] 0 … count - 1, what the sorts carry along
+  int64_t* order;         // [count] index of each rank
+  int64_t* ranks;         // [count] rank of each position; ids only
+  SortedBox<T>* boxes;    // [count] by position
+  uint32_t* starts;       // [2 * tiles]; ids only
+  int32_t* home;          // [tiles]; ids only
+  uint64_t* mask;         // [tiles, chunk_tiles, 64]
+  KeptList<T> kept;       // [count], [tiles], [tiles, kKeptSplits]; several rounds only
+  uint8_t* kept_flags;    // [count] by rank
+  int64_t* block_counts;  // [output_blocks(count)]
 };
 
 // take(bytes) returns memory aligned to 16 bytes at least.

@@ -16,10 +16,10 @@
 namespace frcnn {
 namespace {
 
-constexpr int kKeptBlock = 256;                   // 64 candidates x 4 lanes along the kept list
+constexpr int kKeptBlock = 256;  // 64 candidates x 4 lanes along the kept list
 constexpr int kKeptWarps = kKeptBlock / kWarp;
-constexpr int kKeptLanes = kKeptBlock / kTile;    // lanes of one candidate
-constexpr int kKeptSplits = 8;                    // blocks that share one candidate tile
+constexpr int kKeptLanes = kKeptBlock / kTile;  // lanes of one candidate
+constexpr int kKeptSplits = 8;                  // blocks that share one candidate tile
 
 // Block (row tile, distance), one thread per column. Leaves at once where no row can suppress any column.
 template <typename T>
@@ -40,7 +40,8 @@ __global__ void mask_kernel(const SortedBox<T>* __restrict__ boxes, SegmentMap s
   } else {
     columns = segments.continuation_in(column_tile);
     const int64_t home = segments.home_of(column_tile);
-    if (columns == 0 || home > row_tile || (column_tile - home) / chunk_tiles != (row_tile - home) / chunk_tiles) return;
+    if (columns == 0 || home > row_tile || (column_tile - home) / chunk_tiles != (row_tile - home) / chunk_tiles)
+      return;
     suppressors = segments.last_segment_in(row_tile);
   }
 

@@ -40,7 +40,9 @@ __device__ inline BoxWithArea<T> with_area(const SortedBox<T>& box) {
 __device__ inline uint64_t bits_below(int bit) { return bit >= kTile ? ~uint64_t{0} : (uint64_t{1} << bit) - 1; }
 __device__ inline uint64_t bits_from(int bit) { return ~bits_below(bit); }
 __device__ inline int count_bits(uint64_t word) { return __popcll(word); }
-__device__ inline int lowest_bit(uint64_t word) { return word == 0 ? kTile : __ffsll(static_cast<long long>(word)) - 1; }
+__device__ inline int lowest_bit(uint64_t word) {
+  return word == 0 ? kTile : __ffsll(static_cast<long long>(word)) - 1;
+}
 __device__ inline int highest_bit(uint64_t word) { return kTile - 1 - __clzll(static_cast<long long>(word)); }
 __device__ inline bool has_bit(uint64_t word, int bit) { return ((word >> bit) & 1) != 0; }
 

@@ -49,8 +49,17 @@ struct BitsOf<double> {
 template <typename T>
 T any_value(Rng& rng) {
   using Limits = std::numeric_limits<T>;
-  const T special[] = {T(0), -T(0), Limits::infinity(), -Limits::infinity(), Limits::quiet_NaN(), -Limits::quiet_NaN(),
-                       Limits::denorm_min(), Limits::min(), Limits::max(), Limits::lowest(), T(1)};
+  const T special[] = {T(0),
+                       -T(0),
+                       Limits::infinity(),
+                       -Limits::infinity(),
+                       Limits::quiet_NaN(),
+                       -Limits::quiet_NaN(),
+                       Limits::denorm_min(),
+                       Limits::min(),
+                       Limits::max(),
+                       Limits::lowest(),
+                       T(1)};
   if (rng() % 16 == 0) return special[rng() % std::size(special)];
   return std::bit_cast<T>(static_cast<typename BitsOf<T>::type>(rng()));
 }
@@ -108,7 +117,8 @@ bool near_ties(Rng& rng, int64_t rounds) {
     const T union_area = std::ldexp(mantissa, exponent - bits);
     const T midpoint_share = test.threshold * union_area;  // rounded; the steps below cover the error
     const T offset = std::ldexp(std::abs(test.threshold), -Limits::digits) * union_area;
-    const T intersection = steps_from<T>(midpoint_share + static_cast<T>(rng.between(0, 1)) * offset, rng.between(-3, 3));
+    const T intersection =
+        steps_from<T>(midpoint_share + static_cast<T>(rng.between(0, 1)) * offset, rng.between(-3, 3));
     if (!(intersection >= 0)) continue;
     const Overlap<T> pair{intersection, union_area};
     if (!same_decision(pair, test, threshold)) return false;

@@ -146,8 +146,14 @@ Tensor run_nms_sized(const Tensor& boxes, const Tensor& scores, const OptionalTe
   int64_t count = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_item_int64(keep_count.get(), &count));
   if (count == capacity) return keep;
-  Tensor all = keep;
-  return torch::stable::clone(torch::stable::narrow(all, 0, 0, count));  // a view would hold on to the whole capacity
+  const DeviceOf guard(boxes);
+  Tensor result = empty_on(boxes, {count}, ScalarType::Long);  // a view of `keep` would hold on to all of its memory
+  if (count > 0) {
+    check_cuda(cudaMemcpyAsync(mutable_data_of<int64_t>(result), data_of<int64_t>(keep), count * sizeof(int64_t),
+                               cudaMemcpyDeviceToDevice, StreamLauncher(boxes).stream),
+               "copying the result");
+  }
+  return result;
 }
 
 Tensor nms_cuda_op(const Tensor& boxes, const Tensor& scores, double iou_threshold) {

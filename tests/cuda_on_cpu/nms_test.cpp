@@ -213,6 +213,20 @@ CASE(all_kept) {
   check(problem, "all kept, two classes");
 }
 
+// Kept lists longer than what one block tests at a time, and repetitions that only their later parts strike.
+CASE(long_kept_lists) {
+  const int64_t distinct = kThreadSanitizer ? 300 : 700;
+  Problem<float> problem;
+  for (int64_t i = 0; i < distinct + 130; ++i) {
+    const int64_t place = i < distinct ? i : distinct - 1 - 3 * (i - distinct) / 2;
+    for (int64_t value : {2 * place, int64_t{0}, 2 * place + 1, int64_t{1}}) {
+      problem.boxes.push_back(static_cast<float>(value));
+    }
+    problem.scores.push_back(static_cast<float>(-i));
+  }
+  check(problem, "long kept list", {3});
+}
+
 template <typename T>
 void check_hostile() {
   using Limits = std::numeric_limits<T>;

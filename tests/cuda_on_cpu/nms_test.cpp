@@ -227,6 +227,35 @@ CASE(long_kept_lists) {
   check(problem, "long kept list", {3});
 }
 
+// One tile of candidates against lists of several stages per share, each candidate struck by one entry or by none.
+CASE(shares_of_a_kept_list) {
+  const int64_t stage = frcnn::kKeptBlock;
+  for (const int64_t size : sizes_to_try({1, stage, stage + 1, stage * frcnn::kKeptSplits * 2 + 100}, {stage * 17})) {
+    const int64_t chunk = (size + frcnn::kTile - 1) / frcnn::kTile;
+    const int64_t count = chunk * frcnn::kTile + 50;  // the last tile is not full
+    std::vector<frcnn::SortedBox<float>> list(size), boxes(count);
+    for (int64_t i = 0; i < size; ++i) list[i] = {2.f * i, 0, 2.f * i + 1, 1};
+    std::uint64_t wanted = 0;
+    for (int bit = 0; bit < 50; ++bit) {
+      const int64_t entry = bit % 5 == 0 ? size + bit : (size - 1) * bit / 49;
+      boxes[chunk * frcnn::kTile + bit] = {2.f * entry, 0, 2.f * entry + 1, 1};
+      if (bit % 5 != 0) wanted |= std::uint64_t{1} << bit;
+    }
+    const Buffer<frcnn::SortedBox<float>> list_in(list), boxes_in(boxes);
+    const Buffer<int64_t> sizes_in(std::vector<int64_t>{size});
+    const auto got = in_every_order([&](const Launcher& launch) {
+      Buffer<std::uint64_t> struck((chunk + 1) * frcnn::kKeptSplits);
+      launch(frcnn::kept_kernel<float>, dim3(1, frcnn::kKeptSplits), dim3(frcnn::kKeptBlock), 0, boxes_in.data(),
+             frcnn::SegmentMap{nullptr, nullptr, count}, static_cast<int>(chunk), int64_t{1}, int64_t{1} << 20,
+             frcnn::make_iou_test<float>(0.5), frcnn::KeptList<float>{list_in.data(), sizes_in.data(), struck.data()});
+      std::uint64_t any = 0;
+      for (int split = 0; split < frcnn::kKeptSplits; ++split) any |= struck.data()[chunk * frcnn::kKeptSplits + split];
+      return std::vector<std::uint64_t>{any};
+    });
+    expect_same(got, {wanted}, "struck by a list of " + std::to_string(size));
+  }
+}
+
 template <typename T>
 void check_hostile() {
   using Limits = std::numeric_limits<T>;

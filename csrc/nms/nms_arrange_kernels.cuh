@@ -10,7 +10,7 @@ namespace frcnn {
 namespace {
 
 constexpr int kArrangeBlock = 256;
-constexpr int kHomeBlock = 1024;
+constexpr int kHomeBlock = 256;
 constexpr int kHomeWarps = kHomeBlock / kWarp;
 
 // As many blocks as needed, for kernels that do not stride.

@@ -273,7 +273,7 @@ void check_hostile() {
   const int64_t n = 150;
   std::uint64_t seed = 0;
   for (const double threshold : thresholds) {
-    if (kThreadSanitizer && seed > 2) break;
+    if (kThreadSanitizer && seed > 1) break;
     Random random(++seed);
     auto problem = random_problem<T>(n, seed, 6);
     for (T& value : problem.boxes) {
@@ -310,12 +310,12 @@ SLOW_CASE(full_chunks) {
 
 // More tiles than the one block has threads, with and without beginnings among them.
 CASE(homes) {
-  const int64_t tiles = kThreadSanitizer ? 1100 : 2500;
+  const int64_t tiles = kThreadSanitizer ? 600 : 2500;
   Random random(4);
   std::vector<std::uint32_t> starts(2 * tiles, 0);
   starts[0] = 1;
   for (int64_t word = 1; word < 2 * tiles; ++word) {
-    const bool sparse = word > 1500 && word < 3700;
+    const bool sparse = word > 300 && word < 2100;
     if (random.integer(0, 3) == 0 && !sparse) starts[word] = static_cast<std::uint32_t>(random.integer(0, 0xffffffff));
     if (random.integer(0, 9) == 0 && !sparse) starts[word] = 1;
   }

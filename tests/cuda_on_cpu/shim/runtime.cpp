@@ -30,7 +30,7 @@ struct Wait {
   unsigned line = 0, column = 0, mask = 0;
 
   bool operator==(const Wait& other) const {
-    return what == other.what && line == other.line && column == other.column && mask == other.mask &&
+    return line == other.line && column == other.column && mask == other.mask && std::strcmp(what, other.what) == 0 &&
            std::strcmp(file, other.file) == 0;
   }
 };
@@ -260,8 +260,11 @@ void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, std::size_t most_
     machine.edges = static_cast<Edges*>(std::malloc(sizeof(Edges)));
     std::memset(machine.warp_group, 0, sizeof(machine.warp_group));
     for (unsigned i = 0; i < block_threads; ++i) {
-      const uint3 index{i % block.x, i / block.x % block.y, i / block.x / block.y};
-      machine.threads[i] = {fiber_of(i, turn, block_threads), index, State::kReady, {}, 0, {}, 0, 0, nullptr};
+      Thread& thread = machine.threads[i];  // by member: a whole one might be copied by memcpy, which TSan would see
+      thread.fiber = fiber_of(i, turn, block_threads);
+      thread.index = {i % block.x, i / block.x % block.y, i / block.x / block.y};
+      thread.state = State::kReady;
+      thread.barriers = 0;
     }
     happens_before(&machine.edges->start);
     run_block(turns);

@@ -20,17 +20,18 @@ class TapWalk {
  public:
   // Taps of `bin` at pixels [from, to) of a map of `extent` pixels. No samples, no taps; else extent >= 1.
   FRCNN_HD TapWalk(const SampledAxis<T>& axis, int64_t bin, int64_t extent, int64_t from, int64_t to)
-      : axis_(axis), bin_(bin), extent_(extent), from_(from), to_(to) {
+      : axis_{axis.start + static_cast<T>(bin) * axis.bin, axis.bin, axis.samples},
+        extent_(extent),
+        from_(from),
+        to_(to) {
     const IndexRange inside = samples_inside(axis, bin, extent);
     count_ = inside.end - inside.begin;
     lowest_ = axis.bin >= T(0) ? inside.begin : inside.end - 1;
-    dense_ = count_ / kDirectSamplesPerPixel > extent;
     // Runs before pixel from - 1 say nothing about [from, to). Those of pixel 0 include positions below it.
-    if (dense_) {
-      first_ = static_cast<double>(position(0));
-      step_ = (static_cast<double>(position(count_ - 1)) - first_) / static_cast<double>(count_ - 1);
+    if (dense()) {
       if (from >= 2) {
-        low_ = first_ < static_cast<double>(from) ? from - 1 : static_cast<int64_t>(first_);
+        const T first = position(0);
+        low_ = first < static_cast<T>(from) ? from - 1 : static_cast<int64_t>(first);
         done_ = samples_below(static_cast<double>(low_));
       }
     } else if (from >= 2) {
@@ -97,21 +98,26 @@ class TapWalk {
 
   // Of the samples inside the map, counted in rising order of position.
   FRCNN_HD T position(int64_t i) const {
-    return sample_position(axis_, bin_, axis_.bin >= T(0) ? lowest_ + i : lowest_ - i);
+    return sample_position(axis_, 0, axis_.bin >= T(0) ? lowest_ + i : lowest_ - i);
   }
 
-  // Number of samples at positions below `border`; dense samples only.
+  // Dense samples. What the walk needs of them is computed when it is needed: they are rare, registers are few.
+  FRCNN_HD bool dense() const { return count_ / kDirectSamplesPerPixel > extent_; }
+  FRCNN_HD double first() const { return static_cast<double>(position(0)); }
+  FRCNN_HD double step() const {
+    return (static_cast<double>(position(count_ - 1)) - first()) / static_cast<double>(count_ - 1);
+  }
   FRCNN_HD int64_t samples_below(double border) const {
-    if (first_ >= border) return 0;
+    if (first() >= border) return 0;
     if (static_cast<double>(position(count_ - 1)) < border) return count_;
-    const double below = std::ceil((border - first_) / step_);
+    const double below = std::ceil((border - first()) / step());
     return below < static_cast<double>(count_) ? static_cast<int64_t>(below) : count_;
   }
 
   FRCNN_HD void read_run() {
     has_run_ = done_ < count_;
     if (!has_run_) return;
-    if (dense_) {
+    if (dense()) {
       read_dense_run();
     } else {
       const BilinearTaps<T> taps = bilinear_taps(position(done_), extent_);
@@ -122,7 +128,7 @@ class TapWalk {
 
   FRCNN_HD void read_dense_run() {
     if (low_ == kBelowFirstPixel) {  // [-1, 0): clamped to pixel 0, which also names pixel 1
-      low_ = first_ > 0.0 ? static_cast<int64_t>(first_) : 0;
+      low_ = first() > 0.0 ? static_cast<int64_t>(first()) : 0;
       done_ = samples_below(0.0);
       if (done_ > 0) {
         run_ = {0, static_cast<T>(done_), T(0), extent_ > 1};
@@ -133,7 +139,7 @@ class TapWalk {
       const int64_t until = samples_below(static_cast<double>(low_ + 1));
       if (until == done_) continue;
       const double n = static_cast<double>(until - done_);
-      const double mean = first_ + step_ * (0.5 * static_cast<double>(done_) + 0.5 * static_cast<double>(until - 1));
+      const double mean = first() + step() * (0.5 * static_cast<double>(done_) + 0.5 * static_cast<double>(until - 1));
       const double high = (mean - static_cast<double>(low_)) * n;
       const double high_sum = high < 0.0 ? 0.0 : (high > n ? n : high);
       run_ = {low_, static_cast<T>(n - high_sum), static_cast<T>(high_sum), true};
@@ -145,14 +151,12 @@ class TapWalk {
     done_ = count_;
   }
 
-  SampledAxis<T> axis_;
-  int64_t bin_, extent_, from_, to_;
+  SampledAxis<T> axis_;             // starts with the bin, which is number 0 of it
+  int64_t extent_, from_, to_;
   int64_t count_;                   // samples inside the map
   int64_t lowest_;                  // the one at the lowest position
   int64_t done_ = 0;                // of count_, in rising order of position
-  bool dense_;
   int64_t low_ = kBelowFirstPixel;  // dense: pixel of the next run
-  double first_ = 0, step_ = 0;     // dense: positions
 
   Run run_{};                       // the next one
   bool has_run_ = false;

@@ -49,13 +49,13 @@ struct RoiTables {
   bool all_fit;
 };
 
-// Which taps the parts of a table hold: part i those of bin + i * bin_step at pixels from + [i, i + 1) * span.
+// Which taps the parts of a table hold: part i those of bin + i * bin_step at pixels pixel + i * pixel_step + [0, span).
 template <typename T>
 struct TableParts {
   SampledAxis<T> axis;
   int64_t extent, stride;  // of the map: pixels, elements
   int64_t bin, bin_step;
-  int64_t from, from_step, span;
+  int64_t pixel, pixel_step, span;
   int64_t parts;
 };
 
@@ -94,7 +94,7 @@ template <typename T>
 __device__ void build_tables(const TableParts<T>& y, const TableParts<T>& x, RoiTables<T>& tables) {
   const int lane = lane_index(), part = lane % kTableParts;
   const TableParts<T> own = lane < kTableParts ? y : x;
-  const int64_t from = own.from + part * own.from_step;
+  const int64_t from = own.pixel + part * own.pixel_step;
   TapWalk<T> walk(own.axis, own.bin + part * own.bin_step, own.extent, from, at_most(from + own.span, own.extent));
 
   // Room for each part's taps, one part after another; parts that do not fit any more have none.
@@ -199,14 +199,14 @@ __device__ void pool_in_windows(const BlockOfBins<scalar_t, T>& block, int row, 
   y.bin += row;
   x.bin += column;
   y.bin_step = x.bin_step = 0;
-  y.from_step = x.from_step = y.span = x.span = kWindowSpan;
+  y.pixel_step = x.pixel_step = y.span = x.span = kWindowSpan;
   y.parts = x.parts = kTableParts;
   const IndexRange rows = TapWalk<T>(y.axis, y.bin, y.extent, 0, 0).pixels();
   const IndexRange columns = TapWalk<T>(x.axis, x.bin, x.extent, 0, 0).pixels();
   T mean[kLanes] = {};
   const int64_t channel = int64_t{threadIdx.x} * kLanes;
-  for (y.from = rows.begin; y.from < rows.end; y.from += kTableTaps) {
-    for (x.from = columns.begin; x.from < columns.end; x.from += kTableTaps) {
+  for (y.pixel = rows.begin; y.pixel < rows.end; y.pixel += kTableTaps) {
+    for (x.pixel = columns.begin; x.pixel < columns.end; x.pixel += kTableTaps) {
       __syncthreads();  // the tables are read no more
       if (warp_index() == 0) build_tables(y, x, tables);
       __syncthreads();

@@ -243,10 +243,9 @@ struct PoolSums {
   }
 
   __device__ __forceinline__ void add(int64_t pixel, int64_t top, T value, int lane) {
-    const int64_t below = pixel - top;
 #pragma unroll
     for (int y = 0; y < kTile; ++y) {
-      if (below == y * p.width) sums[y][lane] += value;
+      if (pixel == top + y * p.width) sums[y][lane] += value;
     }
   }
 };

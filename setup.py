@@ -3,8 +3,6 @@
 Reads FASTERRCNN_OPS_CUDA (0: CPU build, 1: fail without CUDA), CUDA_HOME, TORCH_CUDA_ARCH_LIST and CXX.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -74,9 +72,9 @@ def cuda_release(torch) -> str | None:
     release = re.search(r"release (\d+\.\d+)", said)
     major = torch.version.cuda.split(".")[0]
     if release is None or release[1].split(".")[0] != major:
-        found = release[1] if release else "unreadable"
         stop(
-            f"torch {torch.__version__} is built with CUDA {torch.version.cuda}, the toolkit in {home} is {found}: "
+            f"torch {torch.__version__} is built with CUDA {torch.version.cuda}, "
+            f"the toolkit in {home} is {release[1] if release else 'unreadable'}: "
             f"set CUDA_HOME to a {major}.x toolkit, or FASTERRCNN_OPS_CUDA=0 for a CPU build"
         )
     os.environ["CUDA_HOME"] = str(home)
@@ -86,8 +84,7 @@ def cuda_release(torch) -> str | None:
 
 
 def extensions(torch) -> list:
-    compiler = os.environ.get("CXX", "c++").split()[0]
-    if shutil.which(compiler) is None:
+    if shutil.which(compiler := os.environ.get("CXX", "c++").split()[0]) is None:
         stop(f"no C++ compiler: `{compiler}` was not found; install g++ or clang++, or set CXX")
     release = cuda_release(torch)  # sets CUDA_HOME, which cpp_extension reads when it is imported
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
@@ -98,20 +95,21 @@ def extensions(torch) -> list:
     cxx = ["-O3", "-g0", "-std=c++20", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", target]
     nvcc = ["-O3", "-std=c++20", "-fmad=false", "-Xcompiler=-fvisibility=hidden", "-DUSE_CUDA", target]
     flags = {"cxx": [*cxx, f'-DFRCNN_BUILD_INFO="built against {built}"'], "nvcc": nvcc}
+    csrc = str(Path("csrc").resolve())
 
     def library(kind, name: str, pattern: str):
-        sources = sorted(str(path) for path in Path("csrc").rglob(pattern))
-        include = [str(Path("csrc").resolve())]
-        return kind(name, sources, include_dirs=include, extra_compile_args=flags, py_limited_api=True)
+        sources = sorted(map(str, Path("csrc").rglob(pattern)))
+        return kind(name, sources, include_dirs=[csrc], extra_compile_args=flags, py_limited_api=True)
 
     cpu = library(CppExtension, "fasterrcnn_ops._cpu", "*.cpp")
     return [cpu, library(CUDAExtension, "fasterrcnn_ops._cuda", "*_cuda.cu")] if release else [cpu]
 
 
-metadata_only = {"egg_info", "dist_info", "sdist"} & set(sys.argv)
 torch = find_torch()
-if torch is None or metadata_only:
+if {"egg_info", "dist_info", "sdist"} & set(sys.argv):  # pip asking what to install before it builds
     setup(setup_requires=[] if torch else [f"torch>={OLDEST}"])
+elif torch is None:
+    stop(f"no torch to build against in {sys.executable}: pip install 'torch>={OLDEST}' first")
 else:
     modules = extensions(torch)
     from torch.utils.cpp_extension import BuildExtension

@@ -1,7 +1,7 @@
-"""How every benchmark times: one thread, the rivals' results compared first, ours and theirs in one group.
+"""How every benchmark times: one thread, results compared with the reference's first, rivals side by side.
 
-    pytest benchmarks -k nms                     a table per group on the terminal
-    pytest benchmarks --benchmark-json=out.json  the same, saved
+    pytest benchmarks -k nms            a pytest-benchmark table per group; rivals one after another
+    python benchmarks/report.py         rivals interleaved, medians and ratios: the numbers to quote
 
 Timed numbers never decide a test; only an unequal result fails one.
 """
@@ -9,18 +9,35 @@ Timed numbers never decide a test; only an unequal result fails one.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
+import platform
+import statistics
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 RIVALS = ("ours", "reference", "torchvision")
+INTERLEAVED = "interleaved"
+SECONDS_PER_GROUP = 3.0
+ROUNDS = (5, 2000)  # least and most rounds of one group
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--threads", type=int, default=1, help="torch threads while timing (default 1)")
+    parser.addoption(
+        "--interleaved", metavar="FILE", help="time the rivals in turns and save medians to this JSON file"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "race" in metafunc.fixturenames:
+        alone = metafunc.config.getoption("--interleaved") is None
+        metafunc.parametrize("rival", RIVALS if alone else (INTERLEAVED,))
 
 
 @pytest.fixture(autouse=True)
@@ -31,19 +48,17 @@ def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=RIVALS)
-def rival(request: pytest.FixtureRequest) -> str:
-    """Whose implementation this run times; torchvision's shows as skipped where it is not installed."""
-    if request.param == "torchvision":
-        pytest.importorskip(
-            "torchvision", reason="torchvision is not installed beside this torch", exc_type=ImportError
-        )
-    return request.param
+def has_torchvision() -> bool:
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 @pytest.fixture
-def race(benchmark: Any, rival: str) -> Callable[..., None]:
-    """``race(group, implementations, same)`` times the rival's call after comparing its result with the reference's.
+def race(request: pytest.FixtureRequest, benchmark: Any, rival: str) -> Callable[..., None]:
+    """``race(group, implementations, same)`` times rivals after comparing their results with the reference's.
 
     Args (of the function returned):
         group: operator and case, as ``nms/rpn_2000``.
@@ -52,16 +67,63 @@ def race(benchmark: Any, rival: str) -> Callable[..., None]:
     """
 
     def run(group: str, implementations: dict[str, Callable[[], Any]], same: Callable[[Any, Any], None]) -> None:
+        if not has_torchvision():
+            implementations = {name: call for name, call in implementations.items() if name != "torchvision"}
+        expected = implementations["reference"]()
+        if rival == INTERLEAVED:
+            for name, call in implementations.items():
+                if name != "reference":
+                    same(call(), expected)
+            found = request.config.stash.setdefault(_RESULTS, {})
+            found[group] = time_in_turns(implementations)
+            benchmark.pedantic(lambda: None, rounds=1)  # pytest-benchmark warns about a fixture that is never called
+            return
         if rival not in implementations:
-            pytest.skip(f"{rival} has no such operator")
+            pytest.skip(f"{rival} is not installed here or has no such operator")
         call = implementations[rival]
         if rival != "reference":
-            same(call(), implementations["reference"]())
+            same(call(), expected)
         benchmark.group = group
-        benchmark.extra_info.update(rival=rival, torch=torch.__version__, threads=torch.get_num_threads())
-        if rival == "torchvision":
-            benchmark.extra_info["torchvision"] = importlib.metadata.version("torchvision")
-        benchmark.extra_info["cpu_count"] = os.cpu_count()
+        benchmark.extra_info.update(rival=rival, **machine())
         benchmark(call)
 
     return run
+
+
+def time_in_turns(implementations: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Median seconds of each call. Taking turns, all of them see the same disturbances of a shared machine."""
+    times: dict[str, list[float]] = {name: [] for name in implementations}
+    deadline = time.perf_counter() + SECONDS_PER_GROUP
+    for done in range(ROUNDS[1]):
+        if done >= ROUNDS[0] and time.perf_counter() > deadline:
+            break
+        for name, call in implementations.items():
+            started = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def machine() -> dict[str, Any]:
+    """What a number depends on: processor, threads, versions."""
+    facts = {"cpu": cpu_name(), "cpu_count": os.cpu_count(), "threads": torch.get_num_threads()}
+    facts |= {"capability": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__}
+    if has_torchvision():
+        facts["torchvision"] = importlib.metadata.version("torchvision")
+    return facts
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+_RESULTS = pytest.StashKey[dict[str, dict[str, float]]]()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    file = session.config.getoption("--interleaved")
+    if file and (groups := session.config.stash.get(_RESULTS, {})):
+        facts = {**machine(), "threads": session.config.getoption("--threads")}
+        Path(file).write_text(json.dumps({"machine": facts, "median_seconds": groups}, indent=2) + "\n")

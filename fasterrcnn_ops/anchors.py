@@ -37,8 +37,8 @@ def grid_anchors(
         device: device of the result; that of ``cell_anchors`` by default.
 
     Returns:
-        ``[H * W * A, 4]`` anchors in input pixels; anchor ``a`` of location ``(y, x)`` is row ``(y * W + x) * A + a``. An
-        empty map or no cell anchors give ``[0, 4]``.
+        ``[H * W * A, 4]`` anchors in input pixels; anchor ``a`` of location ``(y, x)`` is row ``(y * W + x) * A + a``.
+        An empty map or no cell anchors give ``[0, 4]``.
 
     Raises:
         RuntimeError: ``cell_anchors`` is not ``[A, 4]`` floating point, or a size is negative.

@@ -140,8 +140,8 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
     Note:
         * An empty set gives an empty matrix. Two boxes of zero area have 0/0 = NaN; NaN in a box makes its row or
           column NaN; inverted boxes give whatever the formula gives, as in torchvision.
-        * float16 and bfloat16 boxes are widened before they are subtracted; torchvision widens the difference, which
-          has lost digits by then.
+        * float16, bfloat16 and narrow integers are widened before they are subtracted; torchvision widens the
+          difference, which has lost digits (or wrapped around) by then.
         * Differentiable, twice too. Where two edges coincide each box receives half of that edge's gradient; boxes that
           only touch receive none for their (empty) overlap. The latter is what torch's ``clamp`` does from 2.14 on;
           before that it let the gradient through, and torchvision's result with it.

@@ -89,7 +89,7 @@ def cell_anchors(
         _positive_numbers(ratios, "ratios"),
         _positive_numbers(base_size, "base_size")[0],
     )
-    return torch.tensor(list(boxes), dtype=torch.float64).to(device=device or torch.get_default_device(), dtype=dtype)
+    return torch.tensor(list(boxes), dtype=dtype, device=device)
 
 
 def _positive_numbers(values: float | Sequence[float], name: str) -> list[float]:

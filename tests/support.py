@@ -5,6 +5,7 @@ Import as ``import support`` (pytest puts ``tests/`` on the path).
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -104,3 +105,13 @@ def require_torchvision() -> ModuleType:
         reason="torchvision, the oracle, is not installed beside this torch",
         exc_type=ImportError,
     )
+
+
+def require_memory(gib: float) -> None:
+    """Skips the calling test, visibly, unless the machine can give it ``gib`` GiB."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        pytest.skip("cannot tell how much memory is available")
+    available = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
+    if int(available.split()[1]) < gib * 2**20:
+        pytest.skip(f"needs {gib} GiB of memory")

@@ -1,7 +1,7 @@
 // What every bin of an RoI reads along one axis of the map, each pixel once; CPU, no torch.
 //
-// RoIAlign averages samples_y * samples_x bilinear samples a bin. Interpolation and average are products of one factor per
-// axis, so the mean over the grid is
+// RoIAlign averages samples_y * samples_x bilinear samples a bin. Interpolation and average are products of one factor
+// per axis, so the mean over the grid is
 //
 //   output[ph, pw] = sum over h, w of  y_weight[ph][h] * x_weight[pw][w] * map[h, w]
 //
@@ -9,8 +9,8 @@
 // merged here, those outside the map have no taps but count in `samples`. A bin has at most as many taps as the map has
 // pixels, however many samples it has.
 //
-// A pixel read with weight 0 (a sample exactly on its neighbour) stays in the table: NaN and infinity spread to the same
-// bins as in torchvision. Only where another sample reads an infinite pixel with weight > 0 as well is the result
+// A pixel read with weight 0 (a sample exactly on its neighbour) stays in the table: NaN and infinity spread to the
+// same bins as in torchvision. Only where another sample reads an infinite pixel with weight > 0 as well is the result
 // infinite here and NaN there.
 #pragma once
 
@@ -57,7 +57,8 @@ class AxisTaps {
   int64_t span() const { return high_ - low_; }
 
  private:
-  static constexpr int64_t kDirectSamplesPerPixel = 4;  // above it sums in closed form are cheaper than visiting samples
+  static constexpr int64_t kDirectSamplesPerPixel =
+      4;  // above it sums in closed form are cheaper than visiting samples
 
   // Visits every sample inside the map, in rising order of position.
   void add_samples(const SampledAxis<T>& axis, int64_t bin, IndexRange range, int64_t extent) {

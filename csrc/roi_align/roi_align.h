@@ -1,4 +1,5 @@
-// roi_align: bilinear samples on a grid inside every bin of every RoI, averaged (He et al. 2017, Mask R-CNN, section 3).
+// roi_align: bilinear samples on a grid inside every bin of every RoI, averaged (He et al. 2017, Mask R-CNN, section
+// 3).
 //
 //   input          [N, C, H, W]    feature map; float16, bfloat16, float32 or float64, any strides
 //   rois           [K, 5]          (batch index, x1, y1, x2, y2), input pixels; any floating dtype, used in float32
@@ -27,8 +28,8 @@ inline RoiAlignParams check_roi_align(const Tensor& input, const Tensor& rois, d
   check_feature_map(input, "input");
   check_rois(rois, input, "input");
   check_pooled_size(pooled_height, pooled_width);
-  return {input.size(0),  input.size(1), input.size(2),  input.size(3), rois.size(0), pooled_height,
-          pooled_width,   sampling_ratio, spatial_scale, aligned,       is_channels_last(input)};
+  return {input.size(0), input.size(1),  input.size(2), input.size(3), rois.size(0),           pooled_height,
+          pooled_width,  sampling_ratio, spatial_scale, aligned,       is_channels_last(input)};
 }
 
 inline RoiAlignParams check_roi_align_backward(const Tensor& grad, const Tensor& rois, double spatial_scale,

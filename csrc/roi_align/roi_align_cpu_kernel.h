@@ -1,14 +1,16 @@
 // roi_align on the CPU, forward and backward; no torch.
 //
-// Work is cut into items of (one RoI, kForwardChannels channels) forward and (one image, kBackwardChannels channels)
-// backward. An item writes memory of its own and visits RoIs and bins in a fixed order, so results do not depend on which
-// thread takes which items. The map has at least one pixel (H, W >= 1). Both directions use the axis tables of axis_taps.h one axis after the other:
+// Work is cut into items of (one RoI, a block of channels) forward and (one image, a block of channels) backward. An
+// item writes memory of its own and visits RoIs and bins in a fixed order, so results do not depend on which thread
+// takes which items. Forward items follow one another by channel block within an RoI (channels_last) or by RoI within a
+// channel block (contiguous), whichever keeps what the next item reads in the cache. The map has at least one pixel (H,
+// W >= 1). Both directions use the axis tables of axis_taps.h one axis after the other:
 //
 //   forward    map rows   --y taps-->  one row of sums   --x taps-->  bins of that row
 //   backward   bins of a row  --x taps-->  one row of sums   --y taps-->  map rows
 //
-// A row of sums holds `span` pixels of `lanes` channels each: a single channel of a contiguous map (lanes = 1, the inner
-// loop runs along the row) or the item's channels of a channels_last map (the inner loop runs over channels).
+// A row of sums holds `span` pixels of `lanes` channels each: a single channel of a contiguous map (lanes = 1, the
+// inner loop runs along the row) or the item's channels of a channels_last map (the inner loop runs over channels).
 #pragma once
 
 #include <algorithm>
@@ -23,9 +25,11 @@ namespace frcnn {
 
 namespace roi_align_detail {
 
-constexpr int64_t kForwardChannels = 64;   // a row of sums of a channels_last item stays in the first-level cache
+constexpr int64_t kForwardLanes = 64;      // channels_last: a row of sums stays in the first-level cache
+constexpr int64_t kForwardPlanes = 16;     // contiguous: the planes of an item stay in the second-level cache
 constexpr int64_t kBackwardChannels = 16;  // smaller: a single image must occupy all threads
 
+inline int64_t forward_block(const RoiAlignParams& p) { return p.channels_last ? kForwardLanes : kForwardPlanes; }
 inline int64_t blocks_of(int64_t channels, int64_t block) { return (channels + block - 1) / block; }
 
 template <typename T>
@@ -78,7 +82,7 @@ template <typename scalar_t, typename T>
 void pool_lanes(const scalar_t* map, const RoiTaps<T>& taps, const RoiAlignParams& p, int64_t lanes,
                 int64_t pixel_stride, T* sums, scalar_t* bins) {
   const Row row{taps.x.span(), lanes, pixel_stride};
-  T mean[kForwardChannels];
+  T mean[kForwardLanes];
   for (int64_t ph = 0; ph < p.pooled_height; ++ph) {
     std::fill_n(sums, row.span * lanes, T(0));
     for (size_t t = taps.y.begin(ph); t < taps.y.end(ph); ++t) {
@@ -93,6 +97,36 @@ void pool_lanes(const scalar_t* map, const RoiTaps<T>& taps, const RoiAlignParam
       }
       scalar_t* out = bins + (ph * p.pooled_width + pw) * pixel_stride;
       for (int64_t l = 0; l < lanes; ++l) out[l] = static_cast<scalar_t>(mean[l]);
+    }
+  }
+}
+
+// pool_lanes for one channel of a contiguous map: the same sums in the same order. With the number of lanes known the
+// first tap of a row needs no cleared memory and a bin's mean stays in a register, which takes a third of the time.
+template <typename scalar_t, typename T>
+void pool_plane(const scalar_t* map, const RoiTaps<T>& taps, const RoiAlignParams& p, T* sums, scalar_t* bins) {
+  const int64_t low = taps.x.low(), span = taps.x.span();
+  for (int64_t ph = 0; ph < p.pooled_height; ++ph, bins += p.pooled_width) {
+    const size_t y_begin = taps.y.begin(ph), y_end = taps.y.end(ph);
+    if (y_begin == y_end) {
+      std::fill_n(bins, p.pooled_width, static_cast<scalar_t>(T(0)));
+      continue;
+    }
+    for (size_t t = y_begin; t < y_end; ++t) {
+      const scalar_t* row = map + taps.y.pixel(t) * p.width + low;
+      const T weight = taps.y.weight(t);
+      if (t == y_begin) {
+        for (int64_t i = 0; i < span; ++i) sums[i] = weight * static_cast<T>(row[i]);
+      } else {
+        for (int64_t i = 0; i < span; ++i) sums[i] += weight * static_cast<T>(row[i]);
+      }
+    }
+    for (int64_t pw = 0; pw < p.pooled_width; ++pw) {
+      T mean = T(0);
+      for (size_t t = taps.x.begin(pw), end = taps.x.end(pw); t < end; ++t) {
+        mean += taps.x.weight(t) * sums[taps.x.pixel(t) - low];
+      }
+      bins[pw] = static_cast<scalar_t>(mean);
     }
   }
 }
@@ -123,7 +157,7 @@ void spread_lanes(const scalar_t* grad_bins, const RoiTaps<T>& taps, const RoiAl
 }  // namespace roi_align_detail
 
 inline int64_t roi_align_forward_items(const RoiAlignParams& p) {
-  return p.num_rois * roi_align_detail::blocks_of(p.channels, roi_align_detail::kForwardChannels);
+  return p.num_rois * roi_align_detail::blocks_of(p.channels, roi_align_detail::forward_block(p));
 }
 
 // Items [begin, end) of roi_align_forward_items(). RoIs of no image (image_of_roi < 0) give zeros.
@@ -135,13 +169,14 @@ void roi_align_forward_range(const scalar_t* input,  // [N, C, H, W]
   using namespace roi_align_detail;
   const MapStrides map = map_strides(p.channels, p.height * p.width, p.channels_last);
   const MapStrides bin = map_strides(p.channels, p.pooled_height * p.pooled_width, p.channels_last);
-  const int64_t blocks = blocks_of(p.channels, kForwardChannels);
+  const int64_t block = forward_block(p);
+  const int64_t blocks = blocks_of(p.channels, block);
   RoiTaps<T> taps;
   std::vector<T> sums;
   for (int64_t item = begin, built = -1; item < end; ++item) {
-    const int64_t k = item / blocks;
-    const int64_t first = item % blocks * kForwardChannels;
-    const int64_t last = std::min(p.channels, first + kForwardChannels);
+    const int64_t k = p.channels_last ? item / blocks : item % p.num_rois;
+    const int64_t first = (p.channels_last ? item % blocks : item / p.num_rois) * block;
+    const int64_t last = std::min(p.channels, first + block);
     if (k != built) taps.build(rois + k * 5, p);
     built = k;
 
@@ -157,8 +192,12 @@ void roi_align_forward_range(const scalar_t* input,  // [N, C, H, W]
     const scalar_t* pixels = input + image * map.image + first * map.channel;
     const int64_t lanes = p.channels_last ? last - first : 1;
     sums.resize(std::max<size_t>(sums.size(), taps.x.span() * lanes));
-    for (int64_t c = 0; c < last - first; c += lanes) {
-      pool_lanes(pixels + c * map.channel, taps, p, lanes, map.pixel, sums.data(), bins + c * bin.channel);
+    if (p.channels_last) {
+      pool_lanes(pixels, taps, p, lanes, map.pixel, sums.data(), bins);
+      continue;
+    }
+    for (int64_t c = 0; c < last - first; ++c) {
+      pool_plane(pixels + c * map.channel, taps, p, sums.data(), bins + c * bin.channel);
     }
   }
 }

@@ -29,6 +29,7 @@ template <typename T>
 void check_all() {
   check<T>(3, 7, 13, {16, 16, 0});
   check<T>(9, 38, 50, {T(15.9), T(16.1), 8});  // several blocks, the last one partly used
+  check<T>(1, 1, 1, {4, 4, 0});                // one thread
   check<T>(1, 1, 256, {4, 4, T(-0.5)});        // exactly one block
   check<T>(1, 257, 1, {4, 4, 0});              // one thread more
 }

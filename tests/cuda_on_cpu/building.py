@@ -21,11 +21,12 @@ ROOT = HERE.parents[1]
 CACHE = ROOT / ".cache" / "cuda_on_cpu"
 INCLUDE = (HERE, HERE / "shim", ROOT / "csrc")
 
-COMMON = ("-std=c++20", "-g", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror")
+COMPILER = "g++"
+COMMON = ("-std=c++20", "-g", "-ffp-contract=off")
 # Kernels: pragmas (unroll) are nvcc's; a .cuh may hold functions that one program does not need.
-KERNELS = ("-Wno-unknown-pragmas", "-Wno-unused-function")
+KERNELS = ("-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-function")
 # The runtime is never sanitized (see shim/runtime.h); loops must not become calls that a sanitizer intercepts.
-RUNTIME = ("-O2", "-fno-tree-loop-distribute-patterns")
+RUNTIME = ("-O2", "-Wall", "-Wextra", "-fno-tree-loop-distribute-patterns")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Mode:
 MODES = {
     mode.name: mode
     for mode in (
-        Mode("plain", ("-O2",)),
+        # Warnings are errors here only: under sanitizers g++ sees things.
+        Mode("plain", ("-O2", "-Werror")),
         Mode(
             "asan",
             ("-O1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"),
@@ -53,20 +55,15 @@ MODES = {
             "tsan",
             ("-O1", "-fsanitize=thread"),
             ("-DCUDA_ON_CPU_TSAN",),
-            (("TSAN_OPTIONS", "halt_on_error=1 exitcode=66 report_bugs=1"),),
+            (("TSAN_OPTIONS", "halt_on_error=1"),),
         ),
     )
 }
 
 
-def compiler() -> str:
-    """g++, or what ``CUDA_ON_CPU_CXX`` names (it must understand g++'s flags and ``abi_tag``)."""
-    return os.environ.get("CUDA_ON_CPU_CXX", "g++")
-
-
 @functools.cache
 def compiler_version() -> str:
-    return subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+    return subprocess.run([COMPILER, "--version"], capture_output=True, text=True, check=True).stdout
 
 
 def includes(source: Path) -> set[Path]:
@@ -110,9 +107,9 @@ def build(source: Path, mode: Mode) -> Path:
     """The program of ``source`` compiled for ``mode``."""
     include = [f"-I{folder}" for folder in INCLUDE]
     runtime_source = HERE / "shim" / "runtime.cpp"
-    command = [compiler(), *COMMON, *RUNTIME, *mode.define, *include, "-c", str(runtime_source)]
+    command = [COMPILER, *COMMON, *RUNTIME, *mode.define, *include, "-c", str(runtime_source)]
     runtime = _cached(f"runtime-{mode.name}", runtime_source, command, [])
-    command = [compiler(), *COMMON, *KERNELS, *mode.flags, *include, str(source), "-xnone", str(runtime)]
+    command = [COMPILER, *COMMON, *KERNELS, *mode.flags, *include, str(source), "-xnone", str(runtime)]
     return _cached(f"{source.stem}-{mode.name}", source, command, [runtime])
 
 
@@ -125,14 +122,14 @@ def run(program: Path, mode: Mode, *arguments: str, timeout: float = 300) -> sub
 
 @functools.cache
 def _prefix(mode: Mode) -> tuple[str, ...]:
-    """Older ThreadSanitizers cannot start under much address randomisation; ``setarch`` turns it off for one program."""
+    """An older ThreadSanitizer cannot start where addresses are much randomised; ``setarch -R`` stops that."""
     return () if mode.name != "tsan" or _starts(mode, ()) else ("setarch", "-R")
 
 
 def _starts(mode: Mode, prefix: tuple[str, ...]) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "empty")
-        command = [compiler(), *mode.flags, "-x", "c++", "-", "-o", str(program)]
+        command = [COMPILER, *mode.flags, "-x", "c++", "-", "-o", str(program)]
         try:
             if subprocess.run(command, input=b"int main() {}", capture_output=True).returncode != 0:
                 return False
@@ -146,8 +143,8 @@ def why_not(mode: Mode) -> str | None:
     """Why this machine cannot run ``mode``, or None if it can."""
     if not (ROOT / "csrc").is_dir():
         return "no csrc/: not a source tree"
-    if shutil.which(compiler()) is None:
-        return f"no C++ compiler: {compiler()} was not found"
+    if shutil.which(COMPILER) is None:
+        return f"no C++ compiler: {COMPILER} was not found"
     if not _starts(mode, _prefix(mode)):
-        return f"{compiler()} cannot build and start a program with {' '.join(mode.flags)}"
+        return f"{COMPILER} cannot build and start a program with {' '.join(mode.flags)}"
     return None

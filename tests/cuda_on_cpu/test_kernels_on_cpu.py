@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 
 import pytest
-
-from .building import HERE, MODES, build, run, why_not
+from cuda_on_cpu.building import HERE, MODES, ROOT, build, includes, run, why_not
 
 
 def _cases() -> list:
@@ -29,3 +28,17 @@ def test_case(mode, source, case):
         pytest.skip(why_not(mode))
     said = run(build(source, mode), mode, case)
     assert said.returncode == 0, said.stdout[-4000:] + said.stderr[-8000:]
+
+
+def test_every_kernel_file_is_run():
+    programs = HERE.glob("*_test.cpp")
+    run_here = set().union(*(includes(program) for program in programs))
+    missing = set((ROOT / "csrc").rglob("*_kernels.cuh")) - run_here
+    assert not missing, "no program in tests/cuda_on_cpu includes them"
+
+
+def test_kernels_launch_through_the_launcher():
+    """``<<< >>>`` in one file only, so that everything around it can run here."""
+    files = [*(ROOT / "csrc").rglob("*.cu"), *(ROOT / "csrc").rglob("*.cuh"), *(ROOT / "csrc").rglob("*.h")]
+    launching = {file.name for file in files if re.search(r"<<<\w", file.read_text())}
+    assert launching == {"cuda_launch.h"}

@@ -228,6 +228,17 @@ def test_more_anchors_than_can_be_addressed_raise():
         grid_anchors(torch.zeros(9, 4), (2**31, 2**31), 16)
 
 
+@pytest.mark.slow
+def test_more_elements_than_32_bits_count():
+    support.require_memory(10)
+    cells = cell_anchors(32, CLASSIC_RATIOS)
+    height, width = 13_380, 13_380  # times 3 anchors times 4 coordinates: just above 2³¹
+    anchors = grid_anchors(cells, (height, width), 2).view(height, width, 3, 4)
+    assert anchors.numel() > 2**31
+    for y, x in ((0, 0), (6_690, 5), (height - 1, width - 1)):
+        support.assert_close(anchors[y, x], cells + torch.tensor([2.0 * x, 2.0 * y, 2.0 * x, 2.0 * y]))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Gradient, operator contract, determinism
 

@@ -157,6 +157,16 @@ def test_boxes_without_area_nan_inf_and_inverted(device):
     support.assert_close(iou, box_iou(boxes[None], boxes[None])[0])
 
 
+@pytest.mark.slow
+def test_more_elements_than_32_bits_count():
+    support.require_memory(10)
+    boxes = support.random_boxes(46_400)
+    iou = box_iou(boxes, boxes)
+    assert iou.numel() > 2**31
+    for row in (0, 46_399):
+        support.assert_close(iou[row], ref.box_iou(boxes[row : row + 1], boxes)[0], atol=1e-6)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Gradient
 

@@ -1,7 +1,7 @@
 """NMS against torchvision's CPU kernel: identical indices on thousands of random and hostile inputs.
 
-Its batched_nms is no oracle for ours (it shifts the boxes of each class, which goes wrong with negative coordinates), so
-ours is compared with torchvision's nms run once per id.
+Its batched_nms is no oracle for ours (it shifts the boxes of each class, which goes wrong with negative coordinates),
+so ours is compared with torchvision's nms run once per id.
 """
 
 from __future__ import annotations

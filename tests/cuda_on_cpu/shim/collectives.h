@@ -129,7 +129,7 @@ unsigned __match_any_sync(unsigned mask, T value, CUDA_ON_CPU_HERE) {
 CUDA_ON_CPU_REDUCE(add, unsigned, a + b)
 CUDA_ON_CPU_REDUCE(min, unsigned, b < a ? b : a)
 CUDA_ON_CPU_REDUCE(max, unsigned, a < b ? b : a)
-CUDA_ON_CPU_REDUCE(and, unsigned, a& b)
+CUDA_ON_CPU_REDUCE(and, unsigned, (a & b))
 CUDA_ON_CPU_REDUCE(or, unsigned, a | b)
 CUDA_ON_CPU_REDUCE(xor, unsigned, a ^ b)
 CUDA_ON_CPU_REDUCE(add, int, static_cast<int>(static_cast<unsigned>(a) + static_cast<unsigned>(b)))
@@ -161,7 +161,7 @@ T atomic_change(T* address, Change change) {
 #define CUDA_ON_CPU_ATOMICS(type)                                                                        \
   CUDA_ON_CPU_ATOMIC(Min, type, value < old ? value : old)                                               \
   CUDA_ON_CPU_ATOMIC(Max, type, old < value ? value : old)                                               \
-  CUDA_ON_CPU_ATOMIC(And, type, old& value)                                                              \
+  CUDA_ON_CPU_ATOMIC(And, type, (old & value))                                                           \
   CUDA_ON_CPU_ATOMIC(Or, type, old | value)                                                              \
   CUDA_ON_CPU_ATOMIC(Xor, type, old ^ value)                                                             \
   CUDA_ON_CPU_ATOMIC(Exch, type, value)                                                                  \

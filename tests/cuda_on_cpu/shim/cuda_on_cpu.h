@@ -65,10 +65,10 @@ struct Launcher {
     static_assert(sizeof...(Parameters) == sizeof...(Arguments), "as many arguments as the kernel has parameters");
     static_assert((std::is_trivially_copyable_v<Parameters> && ...), "kernel parameters are copied as bytes");
     static_assert((sizeof(Parameters) + ... + 0) <= 4096, "kernel parameters take at most 4 KB");
-    if (shared_bytes > most_shared_bytes) report("more dynamic shared memory than allowed", Where::current());
     auto thread = [&] { kernel(arguments...); };
     run_grid(
-        grid, block, shared_bytes, order, [](void* context) { (*static_cast<decltype(thread)*>(context))(); }, &thread);
+        grid, block, shared_bytes, most_shared_bytes, order,
+        [](void* context) { (*static_cast<decltype(thread)*>(context))(); }, &thread);
   }
 };
 

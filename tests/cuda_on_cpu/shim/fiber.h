@@ -8,7 +8,9 @@
 #include <cstdio>
 #include <cstdlib>
 
-#if !defined(__x86_64__)
+#if defined(__x86_64__) && !defined(CUDA_ON_CPU_UCONTEXT)
+#define CUDA_ON_CPU_ASSEMBLY 1  // else ucontext, which is right everywhere but costs two system calls a switch
+#else
 #include <ucontext.h>
 #endif
 
@@ -29,16 +31,15 @@ struct Fiber {
   std::size_t stack_bytes = 0;
   void* fake_stack = nullptr;  // ASan's
   void* tsan = nullptr;        // TSan's idea of a thread
-#if defined(__x86_64__)
+#if defined(CUDA_ON_CPU_ASSEMBLY)
   void* stack_pointer = nullptr;
 #else
   ucontext_t context;
 #endif
 };
 
-#if defined(__x86_64__)
-// Saves the callee-saved registers and the stack pointer of one fiber and loads those of another. (ucontext would do,
-// but costs two system calls a switch.)
+#if defined(CUDA_ON_CPU_ASSEMBLY)
+// Saves the callee-saved registers and the stack pointer of one fiber and loads those of another.
 extern "C" void cuda_on_cpu_switch(void** save, void* load);
 asm(R"(
 .pushsection .text
@@ -71,7 +72,7 @@ void switch_fiber(Fiber& from, Fiber& to) {
 #elif defined(CUDA_ON_CPU_TSAN)
   __tsan_switch_to_fiber(to.tsan, __tsan_switch_to_fiber_no_sync);
 #endif
-#if defined(__x86_64__)
+#if defined(CUDA_ON_CPU_ASSEMBLY)
   cuda_on_cpu_switch(&from.stack_pointer, to.stack_pointer);
 #else
   swapcontext(&from.context, &to.context);
@@ -100,7 +101,7 @@ void make_fiber(Fiber& fiber, void (*entry)()) {
   mprotect(memory, kGuardBytes, PROT_NONE);
   fiber.stack = static_cast<char*>(memory) + kGuardBytes;
   fiber.stack_bytes = kStackBytes;
-#if defined(__x86_64__)
+#if defined(CUDA_ON_CPU_ASSEMBLY)
   // As cuda_on_cpu_switch leaves it: six registers, then where to go, then a stack aligned as after a call.
   auto* top = reinterpret_cast<std::uintptr_t*>(static_cast<char*>(fiber.stack) + kStackBytes) - 8;
   for (int i = 0; i < 8; ++i) top[i] = 0;

@@ -30,7 +30,7 @@ struct Wait {
   unsigned line = 0, column = 0, mask = 0;
 
   bool operator==(const Wait& other) const {
-    return what == other.what && line == other.line && column == other.column && mask == other.mask &&
+    return line == other.line && column == other.column && mask == other.mask && std::strcmp(what, other.what) == 0 &&
            std::strcmp(file, other.file) == 0;
   }
 };
@@ -54,11 +54,6 @@ struct Edges {
   char start;
   char barrier[2];  // alternating: the next barrier must not order a thread that is still leaving the last one
   char warp[kMostThreads / kWarp][kRing];
-};
-
-struct RangeOfMemory {
-  unsigned char* memory;
-  std::size_t bytes;
 };
 
 struct Machine {
@@ -212,7 +207,7 @@ unsigned char poison_byte(Order order, std::size_t i) {
 
 std::uint64_t volume(dim3 size) { return std::uint64_t{size.x} * size.y * size.z; }
 
-void check_configuration(dim3 grid, dim3 block, std::size_t shared_bytes) {
+void check_configuration(dim3 grid, dim3 block, std::size_t shared_bytes, std::size_t most_shared_bytes) {
   if (machine.running) refuse("a launch inside a kernel");
   if (volume(grid) == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) {
     refuse("invalid launch: grid (%u, %u, %u)", grid.x, grid.y, grid.z);
@@ -220,7 +215,9 @@ void check_configuration(dim3 grid, dim3 block, std::size_t shared_bytes) {
   if (volume(block) == 0 || volume(block) > kMostThreads || block.z > 64) {
     refuse("invalid launch: block (%u, %u, %u)", block.x, block.y, block.z);
   }
-  if (shared_bytes > kMostSharedBytes) refuse("invalid launch: %zu bytes of dynamic shared memory", shared_bytes);
+  if (shared_bytes > most_shared_bytes) {
+    refuse("invalid launch: %zu bytes of dynamic shared memory, %zu allowed", shared_bytes, most_shared_bytes);
+  }
 }
 
 }  // namespace
@@ -230,11 +227,11 @@ void poison(void* memory, std::size_t bytes, Order order) {
   for (std::size_t i = 0; i < bytes; ++i) out[i] = poison_byte(order, i);
 }
 
-void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, Order order, void (*body)(void*), void* context) {
-  check_configuration(grid, block, shared_bytes);
+void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, std::size_t most_shared_bytes, Order order,
+              void (*body)(void*), void* context) {
+  check_configuration(grid, block, shared_bytes, most_shared_bytes);
   static const std::vector<SharedArray> static_shared = find_static_shared();
-  std::vector<RangeOfMemory> shared;
-  for (const SharedArray& array : static_shared) shared.push_back({array.memory, array.bytes});
+  std::vector<SharedArray> shared = static_shared;
   // malloc(0) keeps ASan watching: the first byte is already out of bounds.
   machine.dynamic_shared = static_cast<unsigned char*>(std::malloc(shared_bytes));
   shared.push_back({machine.dynamic_shared, shared_bytes});
@@ -256,15 +253,18 @@ void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, Order order, void
     const std::uint64_t b = blocks[turn].who;
     blockIdx = {static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
                 static_cast<unsigned>(b / grid.x / grid.y)};
-    for (const RangeOfMemory& range : shared) {
-      poison(range.memory, range.bytes, order);
-      forget_accesses(range.memory, range.bytes);
+    for (const SharedArray& array : shared) {
+      poison(array.memory, array.bytes, order);
+      forget_accesses(array.memory, array.bytes);
     }
     machine.edges = static_cast<Edges*>(std::malloc(sizeof(Edges)));
     std::memset(machine.warp_group, 0, sizeof(machine.warp_group));
     for (unsigned i = 0; i < block_threads; ++i) {
-      const uint3 index{i % block.x, i / block.x % block.y, i / block.x / block.y};
-      machine.threads[i] = {fiber_of(i, turn, block_threads), index, State::kReady, {}, 0, {}, 0, 0, nullptr};
+      Thread& thread = machine.threads[i];  // by member: a whole one might be copied by memcpy, which TSan would see
+      thread.fiber = fiber_of(i, turn, block_threads);
+      thread.index = {i % block.x, i / block.x % block.y, i / block.x / block.y};
+      thread.state = State::kReady;
+      thread.barriers = 0;
     }
     happens_before(&machine.edges->start);
     run_block(turns);

@@ -28,8 +28,7 @@ namespace cuda_on_cpu {
 
 using Where = std::source_location;
 
-constexpr int kReportStatus = 3;                      // exit status of a program that broke CUDA's rules
-constexpr std::size_t kMostSharedBytes = 227 * 1024;  // of one block on sm_90, the most of any opt-in limit
+constexpr int kReportStatus = 3;  // exit status of a program that broke CUDA's rules
 
 // In which order blocks, and threads between two barriers, take their turns. Each order also has its own poison, so
 // that a result which depends on memory nobody wrote differs between orders.
@@ -41,7 +40,8 @@ struct Order {
 };
 
 // Runs `thread(context)` once per thread of the grid. Shared memory, static and dynamic, is poisoned before each block.
-void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, Order order, void (*thread)(void*), void* context);
+void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, std::size_t most_shared_bytes, Order order,
+              void (*thread)(void*), void* context);
 
 // Fills memory with the poison of an order.
 void poison(void* memory, std::size_t bytes, Order order);

@@ -17,7 +17,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <random>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -174,19 +173,25 @@ void expect_close(const std::vector<T>& got, const std::vector<U>& wanted, doubl
   }
 }
 
-// Seeded, and the same on every machine (std's distributions are not).
+// Seeded, and the same on every machine: splitmix64.
 class Random {
  public:
-  explicit Random(std::uint64_t seed) : engine_(seed) {}
+  explicit Random(std::uint64_t seed) : state_(seed) {}
+  std::uint64_t bits() {
+    std::uint64_t z = (state_ += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
   double uniform(double low = 0, double high = 1) {
-    return low + (high - low) * static_cast<double>(engine_() >> 11) * 0x1p-53;
+    return low + (high - low) * static_cast<double>(bits() >> 11) * 0x1p-53;
   }
   std::int64_t integer(std::int64_t low, std::int64_t high) {  // both included
-    return low + static_cast<std::int64_t>(engine_() % static_cast<std::uint64_t>(high - low + 1));
+    return low + static_cast<std::int64_t>(bits() % static_cast<std::uint64_t>(high - low + 1));
   }
 
  private:
-  std::mt19937_64 engine_;
+  std::uint64_t state_;
 };
 
 }  // namespace cuda_on_cpu

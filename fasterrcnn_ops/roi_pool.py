@@ -29,8 +29,8 @@ def roi_pool(
         input: ``[N, C, H, W]`` feature map; float16, bfloat16, float32 or float64, contiguous or channels_last (other
             strides are copied first).
         boxes: ``[K, 5]`` (batch index, x1, y1, x2, y2), or a list or tuple with the ``[L, 4]`` (x1, y1, x2, y2) of each
-            image; input pixels, any floating dtype, used in float32 (float64 where ``input`` is). Scaled coordinates are
-            rounded half away from zero, and the pixel of (x2, y2) belongs to the RoI.
+            image; input pixels, any floating dtype, used in float32 (float64 where ``input`` is). Scaled coordinates
+            are rounded half away from zero, and the pixel of (x2, y2) belongs to the RoI.
         output_size: ``(PH, PW)`` or one number for both, at least 1.
         spatial_scale: map pixels an input pixel, such as 1/16.
 
@@ -45,10 +45,11 @@ def roi_pool(
 
     Note:
         No RoIs give ``[0, C, PH, PW]``. Bins outside the map, and all bins of an RoI with NaN or inf, are 0; inverted
-        RoIs are one pixel. The first of equal maxima, in rows, receives the gradient. NaN never is the maximum: a bin of
-        NaN or -inf only gives the lowest finite value of the dtype and no gradient, as torchvision does. Differentiable
-        in ``input``, twice too; not in ``boxes``. Forward and backward are deterministic; gradients are summed in
-        float32 (float64) and rounded once. Under autocast, ``input`` keeps the precision it has.
+        RoIs are one pixel. The first of equal maxima, in rows, receives the gradient. NaN never is the maximum; as in
+        torchvision, a bin without any value above the lowest float32 (-3.4e38) gives that value in ``input``'s dtype
+        (-inf in half types) and no gradient. Differentiable in ``input``, twice too; not in ``boxes``. Forward and
+        backward are deterministic; gradients are summed in float32 (float64) and rounded once. Under autocast,
+        ``input`` keeps the precision it has.
 
     Source:
         Girshick, "Fast R-CNN", 2015, section 2.1.

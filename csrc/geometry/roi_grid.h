@@ -7,8 +7,8 @@
 //                |  *   *   *  |  *   *   *  |  *   *   *  |           |  0  |  1  |  2  |  3  |  4  |
 //                   sampling positions, 3 a bin                        |  bin 0  |  bin 1  |  bin 2  |
 //
-// Arithmetic is in T, operation by operation in the order torchvision uses, so that the number of samples (a ceil) and the
-// pixels of a bin (floor and ceil) come out the same.
+// Arithmetic is in T, operation by operation in the order torchvision uses, so that the number of samples (a ceil) and
+// the pixels of a bin (floor and ceil) come out the same.
 #pragma once
 
 #include <cmath>

@@ -9,9 +9,10 @@
 // merged here, those outside the map have no taps but count in `samples`. A bin has at most as many taps as the map has
 // pixels, however many samples it has.
 //
-// A pixel read with weight 0 (a sample exactly on its neighbour) stays in the table: NaN and infinity spread to the
-// same bins as in torchvision. Only where another sample reads an infinite pixel with weight > 0 as well is the result
-// infinite here and NaN there.
+// A pixel read with weight 0 (a sample exactly on its neighbour) stays in the table, so that NaN and infinity spread to
+// the same bins as in torchvision, up to two details: an infinite pixel read with weight 0 by one sample and more by
+// another gives infinity here and NaN there; and samples outside the map read nothing here, while its CPU kernel lets
+// them read pixel (0, 0) with weight 0.
 #pragma once
 
 #include <algorithm>

@@ -10,8 +10,8 @@ Tensor roi_align_forward_cpu(const Tensor& input, const Tensor& rois, double spa
       check_roi_align(input, rois, spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned);
   const Tensor map = contiguous_map(input, p.channels_last);
   const Tensor boxes = contiguous_as(rois, coordinate_type(input.scalar_type()));
-  Tensor output = empty_map(input, {p.num_rois, p.channels, pooled_height, pooled_width}, input.scalar_type(),
-                            p.channels_last);
+  Tensor output =
+      empty_map(input, {p.num_rois, p.channels, pooled_height, pooled_width}, input.scalar_type(), p.channels_last);
   dispatch_floating(input.scalar_type(), "input", [&]<typename scalar_t>() {
     using T = compute_t<scalar_t>;
     check_batch_indices<T>(boxes, p.num_images);
@@ -22,9 +22,8 @@ Tensor roi_align_forward_cpu(const Tensor& input, const Tensor& rois, double spa
     const scalar_t* in = data_of<scalar_t>(map);
     const T* box = data_of<T>(boxes);
     scalar_t* out = mutable_data_of<scalar_t>(output);
-    parallel_for(roi_align_forward_items(p), 1, [&](int64_t begin, int64_t end) {
-      roi_align_forward_range(in, box, p, begin, end, out);
-    });
+    parallel_for(roi_align_forward_items(p), 1,
+                 [&](int64_t begin, int64_t end) { roi_align_forward_range(in, box, p, begin, end, out); });
   });
   return output;
 }
@@ -32,9 +31,8 @@ Tensor roi_align_forward_cpu(const Tensor& input, const Tensor& rois, double spa
 Tensor roi_align_backward_cpu(const Tensor& grad, const Tensor& rois, double spatial_scale, int64_t pooled_height,
                               int64_t pooled_width, int64_t batch_size, int64_t channels, int64_t height, int64_t width,
                               int64_t sampling_ratio, bool aligned, bool channels_last) {
-  const RoiAlignParams p =
-      check_roi_align_backward(grad, rois, spatial_scale, pooled_height, pooled_width, batch_size, channels, height,
-                               width, sampling_ratio, aligned, channels_last);
+  const RoiAlignParams p = check_roi_align_backward(grad, rois, spatial_scale, pooled_height, pooled_width, batch_size,
+                                                    channels, height, width, sampling_ratio, aligned, channels_last);
   const ScalarType sum_type = coordinate_type(grad.scalar_type());
   const Tensor bins = contiguous_map(grad, channels_last);
   const Tensor boxes = contiguous_as(rois, sum_type);
@@ -47,9 +45,8 @@ Tensor roi_align_backward_cpu(const Tensor& grad, const Tensor& rois, double spa
     const scalar_t* in = data_of<scalar_t>(bins);
     const T* box = data_of<T>(boxes);
     T* out = mutable_data_of<T>(grad_input);
-    parallel_for(roi_align_backward_items(p), 1, [&](int64_t begin, int64_t end) {
-      roi_align_backward_range(in, box, p, begin, end, out);
-    });
+    parallel_for(roi_align_backward_items(p), 1,
+                 [&](int64_t begin, int64_t end) { roi_align_backward_range(in, box, p, begin, end, out); });
   });
   return cast(grad_input, grad.scalar_type());
 }

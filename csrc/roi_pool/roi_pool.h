@@ -8,10 +8,11 @@
 //   -> argmax      [K, C, PH, PW]  int64 (a plane may have more than 2^31 pixels), memory format of input: h * W + w of
 //                                  the maximum, -1 where there is none
 //
-// Scaled coordinates are rounded half away from zero; the end pixel belongs to the RoI, which has at least one pixel. Bins
-// reach from floor to ceil and are clipped to the map; an empty bin gives 0. The first of equal maxima wins. NaN never
-// does: a bin without any value above the dtype's lowest finite one gives that value and argmax -1, as in torchvision. RoIs
-// with NaN or inf give zeros. A batch index without an image raises on the CPU and gives zeros on CUDA (no read-back).
+// Scaled coordinates are rounded half away from zero; the end pixel belongs to the RoI, which has at least one pixel.
+// Bins reach from floor to ceil and are clipped to the map; an empty bin gives 0. The first of equal maxima wins. NaN
+// never does: as in torchvision, a bin without any value above the lowest float32 gives that value (-inf in half types)
+// and argmax -1. RoIs with NaN or inf give zeros. A batch index without an image raises on the CPU and gives zeros on
+// CUDA (no read-back).
 //
 // The backward is an operator of its own: linear in grad, deterministic, grad_input [N, C, H, W] accumulated in float32
 // (float64 for float64) and rounded once.
@@ -27,8 +28,8 @@ inline RoiPoolParams check_roi_pool(const Tensor& input, const Tensor& rois, dou
   check_feature_map(input, "input");
   check_rois(rois, input, "input");
   check_pooled_size(pooled_height, pooled_width);
-  return {input.size(0), input.size(1), input.size(2), input.size(3),          rois.size(0), pooled_height,
-          pooled_width,  spatial_scale, is_channels_last(input)};
+  return {input.size(0), input.size(1), input.size(2), input.size(3),          rois.size(0),
+          pooled_height, pooled_width,  spatial_scale, is_channels_last(input)};
 }
 
 inline RoiPoolParams check_roi_pool_backward(const Tensor& grad, const Tensor& rois, const Tensor& argmax,
@@ -41,8 +42,7 @@ inline RoiPoolParams check_roi_pool_backward(const Tensor& grad, const Tensor& r
   FRCNN_CHECK(shape_of(argmax) == shape_of(grad), "argmax: expected the shape of grad ", shape_of(grad), ", got ",
               shape_of(argmax));
   check_same_device(argmax, "argmax", grad, "grad");
-  return {batch_size,    channels, height, width, rois.size(0), pooled_height, pooled_width, spatial_scale,
-          channels_last};
+  return {batch_size, channels, height, width, rois.size(0), pooled_height, pooled_width, spatial_scale, channels_last};
 }
 
 }  // namespace frcnn

@@ -19,9 +19,8 @@ std::tuple<Tensor, Tensor> roi_pool_forward_cpu(const Tensor& input, const Tenso
     const T* box = data_of<T>(boxes);
     scalar_t* out = mutable_data_of<scalar_t>(output);
     int64_t* best = mutable_data_of<int64_t>(argmax);
-    parallel_for(roi_pool_forward_items(p), 1, [&](int64_t begin, int64_t end) {
-      roi_pool_forward_range(in, box, p, begin, end, out, best);
-    });
+    parallel_for(roi_pool_forward_items(p), 1,
+                 [&](int64_t begin, int64_t end) { roi_pool_forward_range(in, box, p, begin, end, out, best); });
   });
   return {output, argmax};
 }
@@ -44,9 +43,8 @@ Tensor roi_pool_backward_cpu(const Tensor& grad, const Tensor& rois, const Tenso
     const int64_t* from = data_of<int64_t>(best);
     const T* box = data_of<T>(boxes);
     T* out = mutable_data_of<T>(grad_input);
-    parallel_for(roi_pool_backward_items(p), 1, [&](int64_t begin, int64_t end) {
-      roi_pool_backward_range(in, box, from, p, begin, end, out);
-    });
+    parallel_for(roi_pool_backward_items(p), 1,
+                 [&](int64_t begin, int64_t end) { roi_pool_backward_range(in, box, from, p, begin, end, out); });
   });
   return cast(grad_input, grad.scalar_type());
 }

@@ -1,8 +1,9 @@
 // roi_pool on the CPU, forward and backward; no torch.
 //
 // Work is cut into items of (one RoI, kChannels channels) forward and (one image, kChannels channels) backward. An item
-// writes memory of its own and visits RoIs and bins in a fixed order, so results do not depend on which thread takes which
-// items. A contiguous map is pooled channel by channel, a channels_last map pixel by pixel for all channels of the item.
+// writes memory of its own and visits RoIs and bins in a fixed order, so results do not depend on which thread takes
+// which items. A contiguous map is pooled channel by channel, a channels_last map pixel by pixel for all channels of
+// the item.
 #pragma once
 
 #include <algorithm>
@@ -30,15 +31,17 @@ void build_ranges(T low, T high, double scale, int64_t bins, int64_t extent, std
   for (int64_t bin = 0; bin < bins; ++bin) ranges.push_back(pixels_inside(axis, bin, extent));
 }
 
-// Maximum of `lanes` channels over the pixels of one bin, the first of equals. Comparing with > from the lowest finite
-// value passes over NaN and -infinity, as torchvision does: a bin of nothing else gives that lowest value and argmax -1.
+// Maximum of `lanes` channels over the pixels of one bin, the first of equals. As in torchvision, comparing with >
+// starts from the lowest float, whatever the dtype, and so passes over NaN and -infinity: a bin of nothing else gives
+// that value
+// (-infinity in half types) and argmax -1.
 template <typename scalar_t, typename T>
 void pool_bin(const scalar_t* map, IndexRange rows, IndexRange columns, int64_t width, int64_t lanes,
               int64_t pixel_stride, scalar_t* output, int64_t* argmax) {
   const bool empty = rows.begin >= rows.end || columns.begin >= columns.end;
   T best[kChannels];
   int64_t best_pixel[kChannels];
-  std::fill_n(best, lanes, empty ? T(0) : static_cast<T>(std::numeric_limits<scalar_t>::lowest()));
+  std::fill_n(best, lanes, empty ? T(0) : T(std::numeric_limits<float>::lowest()));
   std::fill_n(best_pixel, lanes, int64_t{-1});
   for (int64_t h = rows.begin; h < rows.end; ++h) {
     for (int64_t w = columns.begin; w < columns.end; ++w) {
@@ -102,8 +105,8 @@ inline int64_t roi_pool_backward_items(const RoiPoolParams& p) {
   return p.num_images * roi_pool_detail::blocks_of(p.channels);
 }
 
-// Items [begin, end) of roi_pool_backward_items(). Adds to grad_input, which comes zeroed. An argmax that names no pixel
-// of the map passes nothing on.
+// Items [begin, end) of roi_pool_backward_items(). Adds to grad_input, which comes zeroed. An argmax that names no
+// pixel of the map passes nothing on.
 template <typename scalar_t, typename T>
 void roi_pool_backward_range(const scalar_t* grad,   // [K, C, PH, PW]
                              const T* rois,          // [K, 5]

@@ -23,8 +23,8 @@ def roi_align(
 ) -> Tensor:
     """:func:`fasterrcnn_ops.roi_align`, RoI by RoI; differentiable through autograd.
 
-    A two-dimensional sample is the product of one per axis, so the mean over the grid is taken down the columns first and
-    along the rows after. Memory grows with the samples inside the map: a huge explicit ``sampling_ratio`` is out of reach.
+    A two-dimensional sample is the product of one per axis, so the mean over the grid is taken down the columns first
+    and along the rows after. Memory grows with the samples inside the map: a huge ``sampling_ratio`` is out of reach.
     """
     pooled_height, pooled_width = as_pair(output_size)
     work = torch.float64 if input.dtype == torch.float64 else torch.float32
@@ -43,11 +43,11 @@ def roi_align(
         pooled.append(_mean_of_samples(rows, *x_axis, pooled_width))  # [C, W, PH] -> [C, PH, PW]
     if not pooled:
         return features.new_zeros(0, input.shape[1], pooled_height, pooled_width).to(input.dtype)
-    return torch.stack([bins.to(input.dtype) for bins in pooled])
+    return torch.stack([bins.to(input.dtype) for bins in pooled]) + input[:0].sum()  # in the graph even if all is 0
 
 
 def _sampled_axis(low, high, scale, bins, sampling_ratio, aligned) -> tuple[Tensor, Tensor, int] | None:
-    """First coordinate, size of a bin and samples a bin of one RoI along one axis; None where there is nothing to read."""
+    """First coordinate, size of a bin and samples a bin of an RoI along one axis; None where nothing is to be read."""
     offset = 0.5 if aligned else 0.0
     start = low * scale - offset
     size = high * scale - offset - start

@@ -42,7 +42,8 @@ def roi_pool_with_argmax(
         bins = [_pool_bin(input[int(index)], *row, *column) for row in rows for column in columns]
         values.append(torch.stack([value for value, _ in bins], dim=1))  # [C, PH * PW]
         pixels.append(torch.stack([pixel for _, pixel in bins], dim=1))
-    return torch.stack(values).reshape(shape), torch.stack(pixels).reshape(shape)
+    in_graph = input[:0].sum()  # 0: the result is differentiable even if every bin is empty
+    return torch.stack(values).reshape(shape) + in_graph, torch.stack(pixels).reshape(shape)
 
 
 def _bin_ranges(low: Tensor, high: Tensor, scale: float, bins: int, extent: int) -> list[tuple[int, int]]:
@@ -69,9 +70,9 @@ def _pool_bin(features: Tensor, top: int, bottom: int, left: int, right: int) ->
     nowhere = torch.full((channels,), -1, dtype=torch.int64, device=features.device)
     if bottom <= top or right <= left:
         return features.new_zeros(channels), nowhere
-    lowest = torch.finfo(features.dtype).min
+    lowest = torch.tensor(torch.finfo(torch.float32).min).to(features)  # -inf in half types
     window = features[:, top:bottom, left:right].flatten(1)
-    window = torch.where(window > lowest, window, torch.full_like(window, lowest))
+    window = torch.where(window > lowest, window, lowest)
     value, at = window.max(dim=1)  # the first of equal values
     pixel = (top + at // (right - left)) * width + left + at % (right - left)
     return value, torch.where(value > lowest, pixel, nowhere)

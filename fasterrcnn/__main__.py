@@ -1,0 +1,5 @@
+"""``python -m fasterrcnn`` is the command ``fasterrcnn``."""
+
+from fasterrcnn.cli import main
+
+main()

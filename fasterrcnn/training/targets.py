@@ -1,0 +1,153 @@
+"""What the two stages should have said: labels and offsets of a sample of anchors and of proposals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fasterrcnn.box_coder import BoxCoder
+from fasterrcnn.training.matching import NEGATIVE, Matcher
+from fasterrcnn.training.sampling import Sampler
+from fasterrcnn.types import Size, Target
+
+
+@dataclass(frozen=True)
+class AnchorTargets:
+    """Targets of the RPN (Faster R-CNN paper, section 3.1.2 and 3.1.3); the defaults are the classic family's.
+
+    Attributes:
+        matcher: Which anchors are positive.
+        sampler: How many of them count.
+        coder: How offsets describe boxes.
+        inside_only: Leave out anchors that cross the border of the image.
+    """
+
+    matcher: Matcher = field(default_factory=lambda: Matcher(0.7, 0.3, best_of_each=True))
+    sampler: Sampler = field(default_factory=lambda: Sampler(256, 0.5))
+    coder: BoxCoder = field(default_factory=BoxCoder)
+    inside_only: bool = False
+
+    def __call__(
+        self, anchors: Tensor, boxes: Tensor, image_size: Size, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Targets of one image.
+
+        Args:
+            anchors: float[N, 4] in pixels.
+            boxes: Ground truth, float[M, 4] in pixels; M may be 0.
+            image_size: (height, width) in pixels.
+            generator: Of the sampling.
+
+        Returns:
+            Labels int64[N]: 1 object, 0 background, -1 does not count; and offsets float[N, 4], 0 where the label
+            is not 1.
+        """
+        matches = self.matcher(anchors, boxes)
+        positive, negative = matches >= 0, matches == NEGATIVE
+        if self.inside_only:
+            height, width = image_size
+            inside = (anchors[:, :2] >= 0).all(dim=1) & (anchors[:, 2] <= width) & (anchors[:, 3] <= height)
+            positive, negative = positive & inside, negative & inside
+        positives, negatives = self.sampler(positive, negative, generator)
+        labels = torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
+        labels[negatives] = 0
+        labels[positives] = 1
+        deltas = torch.zeros_like(anchors)
+        deltas[positives] = self.coder.encode(boxes[matches[positives]], anchors[positives])
+        return labels, deltas
+
+
+@dataclass
+class RoISamples:
+    """The proposals of a batch that the second stage learns from, S in all.
+
+    Attributes:
+        boxes: float[S, 4] in pixels of the batch.
+        indices: int64[S], the image of each.
+        labels: int64[S], 0 background or 1…C.
+        deltas: float[S, 4], offsets to the matched ground truth; 0 for background.
+    """
+
+    boxes: Tensor
+    indices: Tensor
+    labels: Tensor
+    deltas: Tensor
+
+
+@dataclass(frozen=True)
+class ProposalTargets:
+    """Targets of the second stage (Fast R-CNN paper, section 2.3); the defaults are the classic family's.
+
+    Attributes:
+        matcher: Which proposals are positive.
+        sampler: How many of them count.
+        coder: How offsets describe boxes.
+        add_ground_truth: Ground-truth boxes join the proposals, so that there are positives from the first step on.
+    """
+
+    matcher: Matcher = field(default_factory=lambda: Matcher(0.5, 0.5))
+    sampler: Sampler = field(default_factory=lambda: Sampler(128, 0.5))
+    coder: BoxCoder = field(default_factory=lambda: BoxCoder((10.0, 10.0, 5.0, 5.0)))
+    add_ground_truth: bool = True
+
+    def __call__(
+        self, proposals: Tensor, boxes: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Targets of one image.
+
+        Args:
+            proposals: float[K, 4] in pixels.
+            boxes: Ground truth, float[M, 4] in pixels; M may be 0.
+            labels: int64[M] in 1…C.
+            generator: Of the sampling.
+
+        Returns:
+            Sampled boxes float[S, 4], positives first; labels int64[S]; offsets float[S, 4].
+        """
+        if self.add_ground_truth:
+            proposals = torch.cat([proposals, boxes.to(proposals.dtype)])
+        matches = self.matcher(proposals, boxes)
+        positives, negatives = self.sampler(matches >= 0, matches == NEGATIVE, generator)
+        sampled = proposals[torch.cat([positives, negatives])]
+        sampled_labels = labels.new_zeros(len(sampled))
+        sampled_labels[: len(positives)] = labels[matches[positives]]
+        deltas = torch.zeros_like(sampled)
+        deltas[: len(positives)] = self.coder.encode(boxes[matches[positives]], proposals[positives])
+        return sampled, sampled_labels, deltas
+
+
+def check_targets(images: Sequence[Tensor], targets: Sequence[Target], num_classes: int) -> None:
+    """Raises TypeError or ValueError naming the image whose target cannot be learned from, and why.
+
+    Args:
+        images: The images the targets belong to.
+        targets: Per image ``boxes`` float[M, 4] and ``labels`` int64[M].
+        num_classes: C.
+    """
+    if len(targets) != len(images):
+        raise ValueError(f"expected one target per image, got {len(targets)} targets for {len(images)} images")
+    for index, target in enumerate(targets):
+        if not isinstance(target, dict) or not {"boxes", "labels"} <= target.keys():
+            found = sorted(target) if isinstance(target, dict) else type(target).__name__
+            raise TypeError(f"target {index} must be a dict with boxes and labels, got {found}")
+        boxes, labels = target["boxes"], target["labels"]
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
+            raise ValueError(
+                f"target {index} must have boxes [M, 4] and labels [M], "
+                f"got {list(boxes.shape)} and {list(labels.shape)}"
+            )
+        if labels.dtype != torch.int64:
+            raise TypeError(f"labels of target {index} must be int64, got {labels.dtype}")
+        if len(boxes) == 0:
+            continue
+        if not boxes.isfinite().all() or (boxes[:, 2:] <= boxes[:, :2]).any():
+            bad = (~boxes.isfinite().all(dim=1) | (boxes[:, 2:] <= boxes[:, :2]).any(dim=1)).nonzero()[0, 0]
+            raise ValueError(
+                f"box {int(bad)} of target {index} must be finite with x1 < x2 and y1 < y2, got {boxes[bad].tolist()}"
+            )
+        low, high = int(labels.min()), int(labels.max())
+        if low < 1 or high > num_classes:
+            raise ValueError(f"labels of target {index} must be in 1…{num_classes}, got {low}…{high}")

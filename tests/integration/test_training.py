@@ -1,0 +1,294 @@
+"""Training: it learns, it repeats, it resumes to the same numbers, and it says what is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rectangles import Rectangles
+
+import fasterrcnn
+from fasterrcnn.checkpoints import load_model
+from fasterrcnn.training.loop import TrainConfig, learning_rate, make_optimizer, train
+from fasterrcnn_ops import box_iou
+
+CONFIG = TrainConfig(steps=6, batch_size=2, warmup_steps=2, checkpoint_every=2, seed=3)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Such small tensors gain nothing from more, and lose much on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def small_model(seed: int = 0, **overrides):
+    torch.manual_seed(seed)
+    arguments = {"rpn_post_nms_top_n": (50, 30), "roi_samples": 16, "min_size": None, "max_size": None, **overrides}
+    return fasterrcnn.build("classic_vgg16", num_classes=3, backbone="tiny", **arguments)
+
+
+def run(out_dir: Path, config: TrainConfig = CONFIG, *, dataset=None, model=None, on_step=None, **options):
+    """Trains a fresh model; returns its parameters and the loss of each step."""
+    model = small_model() if model is None else model
+    history = {}
+
+    def record(step, losses):
+        history[step] = losses
+        if on_step is not None:
+            on_step(step, losses)
+
+    dataset = Rectangles(5, 64, noisy=True) if dataset is None else dataset
+    train(model, dataset, out_dir, config, on_step=record, progress=False, **options)
+    return model.state_dict(), history
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("uninterrupted"))
+
+
+def test_learns_a_few_images_by_heart(tmp_path):
+    """Every rectangle of four images is found with its class, nothing else is, and the file gives the same answers."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        dataset = Rectangles(4, 64)
+        model = small_model()
+        config = TrainConfig(steps=60, batch_size=4, lr=3e-3, warmup_steps=10, checkpoint_every=1000)
+        history = run(tmp_path, config, dataset=dataset, model=model)[1]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert history[60]["loss"] < 0.1 * history[1]["loss"]
+    assert set(history[1]) == {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss"}
+    images, targets = zip(*(dataset[i] for i in range(4)), strict=True)
+    detections = model.detect(images, score_threshold=0.5)
+    for found, target in zip(detections, targets, strict=True):
+        assert len(found) == len(target["boxes"])
+        best, match = box_iou(found.boxes, target["boxes"]).max(dim=1)
+        assert sorted(match.tolist()) == list(range(len(found)))
+        assert best.min() > 0.6
+        assert torch.equal(found.labels, target["labels"][match])
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert loaded.class_names == dataset.class_names
+    for found, again in zip(detections, loaded.detect(images, score_threshold=0.5), strict=True):
+        assert torch.equal(found.boxes, again.boxes)
+        assert torch.equal(found.scores, again.scores)
+
+
+def test_same_seed_same_numbers(tmp_path, uninterrupted):
+    parameters, history = run(tmp_path)
+    assert_same(parameters, uninterrupted[0])
+    assert history == uninterrupted[1]
+
+
+@pytest.mark.parametrize("pooling", ["pool", "align"])
+def test_deterministic_algorithms_suffice(tmp_path, pooling):
+    """No operator of a step complains, and two runs agree bitwise, with either kind of pooling."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, again = (
+            run(tmp_path / name, replace(CONFIG, steps=2), model=small_model(roi_pooling=pooling)) for name in "ab"
+        )
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_same(first[0], again[0])
+    assert first[1] == again[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["classic_vgg16", "classic_resnet50"])
+def test_gradients_at_full_size(name):
+    """Every parameter of the published architectures gets a finite gradient that is not all zero."""
+    torch.manual_seed(0)
+    model = fasterrcnn.build(name, num_classes=3)
+    model.freeze_bn()
+    image, target = Rectangles(1, 300)[0]
+    sum(model([image], [target]).values()).backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad.isfinite().all(), parameter_name
+        assert parameter.grad.any(), parameter_name
+
+
+def test_other_seed_other_numbers(tmp_path, uninterrupted):
+    assert run(tmp_path, replace(CONFIG, seed=4))[1] != uninterrupted[1]
+
+
+def test_loading_in_other_processes_changes_nothing(tmp_path, uninterrupted):
+    assert run(tmp_path, replace(CONFIG, num_workers=1))[1] == uninterrupted[1]
+
+
+def test_resumes_to_the_same_numbers_after_a_crash(tmp_path, uninterrupted):
+    """A crash in step 5 costs that step: the checkpoint of step 4 goes on to bitwise the same parameters."""
+
+    def crash(step, losses):
+        if step == 5:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path, on_step=crash)
+    torch.rand(7)  # whatever state the generators are in
+    parameters, history = run(tmp_path, model=small_model(seed=99))
+    assert list(history) == [5, 6]
+    assert history == {step: uninterrupted[1][step] for step in (5, 6)}
+    assert_same(parameters, uninterrupted[0])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt", "model.safetensors"]
+
+
+def test_interrupting_saves_and_resumes(tmp_path, uninterrupted):
+    """Ctrl-C in step 3, between the checkpoints, finishes the step and saves it."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(step, losses):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 3"):
+        run(tmp_path, on_step=interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
+    parameters, history = run(tmp_path, model=small_model(seed=99))
+    assert list(history) == [4, 5, 6]
+    assert_same(parameters, uninterrupted[0])
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path, uninterrupted):
+    run(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    parameters, history = run(tmp_path, model=small_model(seed=99))
+    assert history == {}
+    assert_same(parameters, uninterrupted[0])
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_beginning_anew(tmp_path, uninterrupted):
+    run(tmp_path)
+    assert list(run(tmp_path, resume=False)[1]) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    run(tmp_path, replace(CONFIG, steps=2))
+    old = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def full_disk(state, path):
+        Path(path).write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        run(tmp_path, replace(CONFIG, steps=2), resume=False)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == old
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt", "model.safetensors"]
+
+
+def test_another_configuration_does_not_resume(tmp_path):
+    run(tmp_path, replace(CONFIG, steps=2))
+    with pytest.raises(ValueError, match=r"lr: 0.001, now 0.01.*resume=False"):
+        run(tmp_path, replace(CONFIG, steps=2, lr=0.01))
+
+
+def test_another_model_does_not_resume(tmp_path):
+    run(tmp_path, replace(CONFIG, steps=2))
+    with pytest.raises(ValueError, match=r"misshapen \(rpn.conv1.weight"):
+        run(tmp_path, replace(CONFIG, steps=2), model=small_model(rpn_channels=64))
+
+
+def test_nan_loss_is_an_error_that_says_so(tmp_path):
+    model = small_model()
+    with torch.no_grad():
+        model.head.score.bias[1] = float("nan")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(
+        FloatingPointError, match=r"loss of step 1 is not finite \(.*loss_classifier nan.*learning rate"
+    ):
+        run(tmp_path, model=model)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0, equal_nan=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_infinite_gradient_is_an_error_that_says_so(tmp_path):
+    model = small_model()
+    model.rpn.loc.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(FloatingPointError, match="gradient of step 1 is not finite"):
+        run(tmp_path, model=model)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_images_without_objects(tmp_path):
+    class Empty(Rectangles):
+        def __getitem__(self, index):
+            return super().__getitem__(index)[0], {
+                "boxes": torch.zeros(0, 4),
+                "labels": torch.zeros(0, dtype=torch.int64),
+            }
+
+    history = run(tmp_path, replace(CONFIG, steps=2), dataset=Empty(2, 64))[1]
+    assert history[1]["loss_rpn_box_reg"] == history[1]["loss_box_reg"] == 0
+    assert history[1]["loss_classifier"] > 0
+
+
+def test_epochs_see_every_image_in_changing_order(tmp_path):
+    seen = []
+
+    class Watched(Rectangles):
+        def __getitem__(self, index):
+            seen.append(index)
+            return super().__getitem__(index)
+
+    run(tmp_path, TrainConfig(epochs=3, batch_size=2), dataset=Watched(4, 48))
+    passes = [seen[i : i + 4] for i in range(0, 12, 4)]
+    assert len(seen) == 12
+    assert all(sorted(order) == [0, 1, 2, 3] for order in passes)
+    assert len({tuple(order) for order in passes}) > 1
+
+
+def test_learning_rate():
+    config = TrainConfig(steps=100, lr=1.0, warmup_steps=10)
+    rates = [learning_rate(config, step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[50] == pytest.approx(0.505)
+    assert max(rates) == rates[9]
+    assert 0.01 < rates[99] < 0.011
+    assert learning_rate(replace(config, schedule="constant"), 99, 100) == 1.0
+
+
+def test_classic_recipe():
+    """The paper's numbers: SGD, rate 0.001, momentum 0.9, decay 0.0005, one image per step."""
+    config = TrainConfig.classic(steps=1)
+    optimizer = make_optimizer(small_model(), config)
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [5e-4, 0.0]
+    assert (config.lr, config.batch_size) == (1e-3, 1)
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(small_model().parameters()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "either steps or epochs"),
+        ({"steps": 1, "epochs": 1}, "either steps or epochs"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"steps": 1, "optimizer": "lion"}, "'adamw' or 'sgd', got 'lion'"),
+        ({"steps": 1, "schedule": "step"}, "'cosine' or 'constant', got 'step'"),
+    ],
+)
+def test_bad_configurations(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**arguments)
+
+
+def test_too_small_a_dataset(tmp_path):
+    with pytest.raises(ValueError, match="1 images, fewer than the batch size 2"):
+        run(tmp_path, dataset=Rectangles(1))

@@ -1,0 +1,347 @@
+"""Detectors in files, and published weights (in files the tests write)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from torch import nn
+
+import fasterrcnn
+from fasterrcnn import checkpoints
+from fasterrcnn.backbone import PretrainedSource, RoIStage
+from fasterrcnn.weights import load_state, read_tensors
+
+
+def tiny(**overrides):
+    return fasterrcnn.build("classic_vgg16", num_classes=3, backbone="tiny", **overrides)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = tiny(anchor_scales=(2, 5), min_size=96, score_threshold=0.2).eval()
+    model.class_names = ("cat", "dog", "grüner Hügel")
+    checkpoints.save(model, tmp_path / "model.safetensors")
+    return model, tmp_path / "model.safetensors"
+
+
+def rewrite(path, tensors=None, **metadata):
+    """The same file with other tensors or metadata."""
+    with safe_open(path, framework="pt") as file:
+        old = dict(file.metadata())
+    tensors = safetensors.torch.load_file(path) if tensors is None else tensors
+    safetensors.torch.save_file(tensors, path, metadata={**old, **metadata})
+
+
+def test_there_and_back(saved):
+    model, path = saved
+    loaded = checkpoints.load_model(path)
+    assert not loaded.training
+    assert loaded.class_names == model.class_names
+    assert loaded.num_classes == 3
+    assert (loaded.system, loaded.backbone_name) == ("classic_vgg16", "tiny")
+    assert loaded.batcher == model.batcher
+    assert loaded.detection_layer == model.detection_layer
+    assert torch.equal(loaded.rpn.anchors.cell_anchors, model.rpn.anchors.cell_anchors)
+    for (name, ours), (_, theirs) in zip(loaded.state_dict().items(), model.state_dict().items(), strict=True):
+        assert torch.equal(ours, theirs), name
+    image = torch.rand(3, 96, 96)
+    assert torch.equal(loaded.detect([image])[0].boxes, model.detect([image])[0].boxes)
+
+
+def test_metadata(saved):
+    _, path = saved
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["format"] == "fasterrcnn 1"
+    assert (metadata["system"], metadata["backbone"], metadata["num_classes"]) == ("classic_vgg16", "tiny", "3")
+    assert json.loads(metadata["class_names"]) == ["cat", "dog", "grüner Hügel"]
+    assert json.loads(metadata["overrides"])["min_size"] == 96
+
+
+def test_every_argument_survives(tmp_path):
+    """What the tiny preset sets is in the file as well: a changed preset does not change old files."""
+    model = tiny(ratios=(1,), seed=5, rpn_channels=32)
+    checkpoints.save(model, tmp_path / "m.safetensors")
+    loaded = checkpoints.load_model(tmp_path / "m.safetensors")
+
+    def plain(arguments):
+        return json.loads(json.dumps(arguments))
+
+    assert plain(loaded.arguments) == plain(model.arguments)
+    assert model.arguments["roi_pooling"] == "align"
+
+
+def test_resnet_system(tmp_path):
+    """With the tiny trunk in it: the name, not the size, is what is tested."""
+    model = fasterrcnn.build("classic_resnet50", num_classes=1, backbone="tiny")
+    checkpoints.save(model, tmp_path / "m.safetensors")
+    assert checkpoints.load_model(tmp_path / "m.safetensors").system == "classic_resnet50"
+
+
+def test_unfit_tensors_are_listed(saved):
+    _, path = saved
+    tensors = safetensors.torch.load_file(path)
+    del tensors["rpn.conv1.bias"]
+    tensors["extra"] = torch.zeros(1)
+    tensors["head.score.bias"] = torch.zeros(7)
+    rewrite(path, tensors)
+    with pytest.raises(ValueError, match=r"tensors of .*model\.safetensors are not this model's") as error:
+        checkpoints.load_model(path)
+    for part in ("1 missing (rpn.conv1.bias)", "1 unknown (extra)", "head.score.bias [7] instead of [4]"):
+        assert part in str(error.value)
+
+
+def test_nothing_is_loaded_from_an_unfit_file():
+    model = tiny()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor + 1 for name, tensor in before.items() if name != "rpn.conv1.bias"}
+    with pytest.raises(ValueError, match="1 missing"):
+        load_state(model, tensors, source="memory")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_long_lists_are_cut():
+    with pytest.raises(ValueError, match=r"missing \(.*, …\)"):
+        load_state(tiny(), {}, source="memory")
+
+
+def test_foreign_files(saved, tmp_path):
+    _, path = saved
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="no detector of this package"):
+        checkpoints.load_model(tmp_path / "other.safetensors")
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(ValueError, match="cannot be read as safetensors"):
+        checkpoints.load_model(tmp_path / "text.safetensors")
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        checkpoints.load_model(tmp_path / "none.safetensors")
+    rewrite(path, format="fasterrcnn 9")
+    with pytest.raises(ValueError, match="its format is 'fasterrcnn 9'"):
+        checkpoints.load_model(path)
+
+
+def test_failed_save_keeps_the_old_file(saved, monkeypatch):
+    model, path = saved
+    old = path.read_bytes()
+
+    def full_disk(self, data):
+        self.open("wb").close()
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        checkpoints.save(model, path)
+    assert path.read_bytes() == old
+    assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_files_have_ordinary_permissions(saved):
+    umask = os.umask(0)
+    os.umask(umask)
+    assert saved[1].stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+class Own(nn.Module):
+    """A backbone of one's own with published weights, small enough to write files for."""
+
+    out_channels, stride, rpn_channels = 8, 16, 8
+    pretrained = PretrainedSource(
+        "https://example.org/own-0badcafe.pth",
+        (("stem.", "extractor.conv."), ("fc6.", "head.classifier.1.")),
+        ("fc8.",),
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 16, stride=16)
+
+    def forward(self, images):
+        return self.conv(images)
+
+    def roi_stage(self):
+        return RoIStage(2, nn.Sequential(nn.Flatten(), nn.Linear(32, 6)), 6)
+
+
+def published() -> dict[str, torch.Tensor]:
+    return {
+        "stem.weight": torch.rand(8, 3, 16, 16),
+        "stem.bias": torch.rand(8),
+        "fc6.weight": torch.rand(6, 32),
+        "fc6.bias": torch.rand(6),
+        "fc8.weight": torch.rand(1000, 6),
+    }
+
+
+def test_custom_backbone(tmp_path):
+    model = fasterrcnn.FasterRCNN(2, backbone=Own())
+    checkpoints.save(model, tmp_path / "own.safetensors")
+    with pytest.raises(ValueError, match="backbone Own, which is not built in: give it as backbone="):
+        checkpoints.load_model(tmp_path / "own.safetensors")
+    loaded = checkpoints.load_model(tmp_path / "own.safetensors", backbone=Own())
+    assert torch.equal(loaded.extractor.conv.weight, model.extractor.conv.weight)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """torch.hub's cache in a folder of the test's, and no way to the network."""
+
+    def no_network(*_, **__):
+        raise AssertionError("a download was tried")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path / "checkpoints"
+
+
+def assert_loaded(model, tensors):
+    assert torch.equal(model.extractor.conv.weight, tensors["stem.weight"])
+    assert torch.equal(model.head.classifier[1].weight, tensors["fc6.weight"])
+    assert torch.equal(model.head.classifier[1].bias, tensors["fc6.bias"])
+
+
+def test_pretrained_from_the_cache(hub):
+    tensors = published()
+    torch.save(tensors, hub / "own-0badcafe.pth")
+    model = fasterrcnn.FasterRCNN(2, backbone=Own(), pretrained=True)
+    assert_loaded(model, tensors)
+    assert model.rpn.conv1.bias.abs().sum() == 0  # what is not in the file keeps its initialisation
+
+
+def test_pretrained_is_downloaded_when_it_is_not_there(hub):
+    with pytest.raises(AssertionError, match="a download was tried"):
+        fasterrcnn.FasterRCNN(2, backbone=Own(), pretrained=True)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_weights_of_a_local_file(tmp_path, suffix):
+    tensors, path = published(), tmp_path / f"own.{suffix}"
+    torch.save(tensors, path) if suffix == "pth" else safetensors.torch.save_file(tensors, path)
+    assert_loaded(fasterrcnn.FasterRCNN(2, backbone=Own(), weights=path), tensors)
+
+
+def test_weights_of_a_whole_detector(tmp_path):
+    """A state dict of this family's own training code has the same names."""
+    model = fasterrcnn.FasterRCNN(2, backbone=Own())
+    torch.save(model.state_dict(), tmp_path / "detector.pth")
+    loaded = fasterrcnn.FasterRCNN(2, backbone=Own(), weights=str(tmp_path / "detector.pth"))
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+
+
+def test_unfit_published_weights(tmp_path):
+    tensors = published()
+    tensors["stem.weight"] = torch.zeros(9, 3, 16, 16)
+    tensors["neck.weight"] = tensors.pop("fc6.weight")
+    torch.save(tensors, tmp_path / "own.pth")
+    with pytest.raises(ValueError, match=r"tensors of .*own\.pth are not this model's") as error:
+        fasterrcnn.FasterRCNN(2, backbone=Own(), weights=tmp_path / "own.pth")
+    for part in ("missing (head.classifier.1.weight)", "unknown (neck.weight)", "[9, 3, 16, 16] instead of"):
+        assert part in str(error.value)
+
+
+def test_backbone_without_published_weights(tmp_path):
+    with pytest.raises(ValueError, match="no published weights for the backbone tiny"):
+        tiny(pretrained=True)
+    torch.save(published(), tmp_path / "own.pth")
+    with pytest.raises(ValueError, match="holds no whole detector"):
+        tiny(weights=tmp_path / "own.pth")
+
+
+def test_files_that_are_no_state_dict(tmp_path):
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="holds no state dict: expected names and tensors, got list"):
+        read_tensors(tmp_path / "list.pth")
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(ValueError, match="cannot be read as a state dict"):
+        read_tensors(tmp_path / "text.pth")
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        read_tensors(tmp_path / "none.pth")
+
+
+def test_files_cannot_run_code(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    torch.save({"a": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_tensors(tmp_path / "trap.pth")
+    assert not (tmp_path / "sprung").exists()
+
+
+def published_names(system: str) -> dict[str, str]:
+    """Name in the published file → name in the detector, written out rather than taken from the code under test."""
+    if system == "classic_vgg16":
+        numbers = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+        layers = {f"features.{n}": f"extractor.{n}" for n in numbers}
+        layers |= {"classifier.0": "head.classifier.0", "classifier.3": "head.classifier.2"}
+        return {f"{a}.{p}": f"{b}.{p}" for a, b in layers.items() for p in ("weight", "bias")}
+    blocks = {"layer1": (3, "extractor.4"), "layer2": (4, "extractor.5"), "layer3": (6, "extractor.6")}
+    blocks["layer4"] = (3, "head.classifier.0")
+    convs = {"conv1": "extractor.0"}
+    norms = {"bn1": "extractor.1"}
+    for layer, (count, ours) in blocks.items():
+        for block in range(count):
+            for i in (1, 2, 3):
+                convs[f"{layer}.{block}.conv{i}"] = f"{ours}.{block}.conv{i}"
+                norms[f"{layer}.{block}.bn{i}"] = f"{ours}.{block}.bn{i}"
+        convs[f"{layer}.0.downsample.0"] = f"{ours}.0.downsample.0"
+        norms[f"{layer}.0.downsample.1"] = f"{ours}.0.downsample.1"
+    parameters = ("weight", "bias", "running_mean", "running_var")
+    return {f"{a}.weight": f"{b}.weight" for a, b in convs.items()} | {
+        f"{a}.{p}": f"{b}.{p}" for a, b in norms.items() for p in parameters
+    }
+
+
+@pytest.mark.parametrize(
+    ("system", "file", "rest"),
+    [
+        ("classic_vgg16", "vgg16-397923af.pth", ("classifier.6.weight", "classifier.6.bias")),
+        ("classic_resnet50", "resnet50-19c8e357.pth", ("fc.weight", "fc.bias")),
+    ],
+)
+def test_published_files_of_both_systems(system, file, rest, hub, monkeypatch):
+    """Every tensor of the file has a place and the right shape there; on the meta device, which has all but numbers."""
+    with torch.device("meta"):
+        expected = fasterrcnn.build(system, num_classes=2).state_dict()
+    names = published_names(system)
+    # Old files have no counters of batches.
+    trunk = {n for n in expected if n.startswith(("extractor.", "head.classifier."))}
+    assert set(names.values()) == {n for n in trunk if not n.endswith("num_batches_tracked")}
+    tensors = {theirs: expected[ours] for theirs, ours in names.items()} | {n: torch.empty(1) for n in rest}
+    asked = []
+
+    def from_cache(url, **options):
+        asked.append((url, options))
+        return tensors
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", from_cache)
+    with torch.device("meta"):
+        fasterrcnn.build(system, num_classes=2, pretrained=True)
+    ((url, options),) = asked
+    assert url == f"https://download.pytorch.org/models/{file}"
+    assert options["weights_only"] is True
+    assert options["check_hash"] is True
+
+
+def test_published_file_in_the_cache(hub):
+    """ResNet-50 for real: a file of the published name, in which every tensor has a number of its own."""
+    with torch.device("meta"):
+        shapes = {n: t.shape for n, t in fasterrcnn.build("classic_resnet50", num_classes=2).state_dict().items()}
+    names = published_names("classic_resnet50")
+    numbers = {ours: float(i) for i, ours in enumerate(names.values())}
+    # Expanded tensors: the file holds one number for each.
+    file = {theirs: torch.tensor(numbers[ours]).expand(shapes[ours]) for theirs, ours in names.items()}
+    torch.save({**file, "fc.weight": torch.zeros(1)}, hub / "resnet50-19c8e357.pth")
+    model = fasterrcnn.build("classic_resnet50", num_classes=2, pretrained=True)
+    for name, tensor in model.state_dict().items():
+        if name in numbers:
+            assert (tensor == numbers[name]).all(), name
+    assert 0.005 < model.rpn.conv1.weight.std() < 0.02

@@ -1,0 +1,207 @@
+"""Anchors, proposals and the family's filling up."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import fasterrcnn
+from fasterrcnn.rpn import AnchorGrid, ProposalLayer, fill_up, objectness
+from fasterrcnn.types import Proposals
+from fasterrcnn_ops import box_iou
+
+SIZE = (200, 300)
+
+
+def logit_order_model() -> fasterrcnn.FasterRCNN:
+    return fasterrcnn.FasterRCNN(2, backbone="tiny")
+
+
+def propose(anchors: Tensor, scores: list[float] | Tensor, *, training=False, scale=1.0, **rules) -> Proposals:
+    """Proposals of one image whose anchors are not moved."""
+    scores = torch.as_tensor(scores)[None]
+    layer = ProposalLayer(**rules)
+    return layer(anchors, scores, torch.zeros(1, len(anchors), 4), [SIZE], [scale], training=training)
+
+
+def spread(count: int, side: float = 20.0) -> Tensor:
+    """``count`` boxes without any overlap."""
+    x = torch.arange(count) % 10 * 25.0
+    y = torch.arange(count) // 10 * 25.0
+    return torch.stack([x, y, x + side, y + side], dim=1)
+
+
+def test_anchors_are_transposed():
+    """Half the square root of 2 golden: ratio 0.5, size 128 is 90.51 high, and that is what x spans in this family."""
+    anchors = AnchorGrid([128, 256, 512], [0.5, 1, 2], 16)((2, 3))
+    assert anchors.shape == (2 * 3 * 9, 4)
+    torch.testing.assert_close(anchors[0], torch.tensor([-45.254834, -90.509668, 45.254834, 90.509668]))
+    torch.testing.assert_close(anchors[1], torch.tensor([-90.509668, -181.019336, 90.509668, 181.019336]))
+    torch.testing.assert_close(anchors[3], torch.tensor([-64.0, -64.0, 64.0, 64.0]))
+    torch.testing.assert_close(anchors[6], torch.tensor([-90.509668, -45.254834, 90.509668, 45.254834]))
+
+
+def test_anchor_order():
+    """Anchor a of location (y, x) is row (y·W + x)·A + a, moved by 16x, 16y."""
+    anchors = AnchorGrid([128, 256, 512], [0.5, 1, 2], 16)((4, 5)).view(4, 5, 9, 4)
+    torch.testing.assert_close(anchors[3, 2, 7] - anchors[0, 0, 7], torch.tensor([32.0, 48.0, 32.0, 48.0]))
+
+
+def test_scores_and_deltas_follow_the_anchors():
+    """A bias on one output channel appears at exactly that anchor and column, at every location."""
+    rpn = logit_order_model().rpn
+    anchors = len(rpn.anchors)
+    with torch.no_grad():
+        for layer in (rpn.conv1, rpn.score, rpn.loc):
+            layer.weight.zero_()
+        rpn.score.bias[2 * 4 + 1] = 3.0
+        rpn.loc.bias[4 * 5 + 2] = 7.0
+        output = rpn.predict(torch.rand(2, 160, 3, 4))
+    logits, deltas = output.logits.view(2, 12, anchors, 2), output.deltas.view(2, 12, anchors, 4)
+    assert (logits[:, :, 4, 1] == 3).all()
+    assert logits.sum() == 3 * 2 * 12
+    assert (deltas[:, :, 5, 2] == 7).all()
+    assert deltas.sum() == 7 * 2 * 12
+
+
+def test_objectness():
+    torch.testing.assert_close(objectness(torch.tensor([[0.0, 0.0], [0.0, 2.0]])), torch.tensor([0.5, 0.880797]))
+    torch.testing.assert_close(objectness(torch.tensor([[0.0], [2.0]])), torch.tensor([0.5, 0.880797]))
+
+
+def test_default_numbers():
+    layer = fasterrcnn.FasterRCNN(1, backbone="tiny").rpn.proposal_layer
+    assert layer.pre_nms_top_n == (12000, 3000)
+    assert layer.post_nms_top_n == (600, 300)
+    assert (layer.nms_threshold, layer.min_size) == (0.7, 16.0)
+
+
+def test_best_first_and_padded():
+    proposals = propose(spread(4), [0.1, 0.9, 0.5, 0.7], post_nms_top_n=(9, 6))
+    assert proposals.boxes.shape == (1, 6, 4)
+    assert proposals.count.tolist() == [4]
+    torch.testing.assert_close(proposals.scores[0], torch.tensor([0.9, 0.7, 0.5, 0.1, 0, 0]))
+    torch.testing.assert_close(proposals.boxes[0, :4], spread(4)[[1, 3, 2, 0]])
+    assert not proposals.boxes[0, 4:].any()
+    assert proposals.valid().tolist() == [[True] * 4 + [False] * 2]
+
+
+def test_training_and_use_counts():
+    boxes, scores = spread(40), torch.linspace(1, 0.1, 40)
+    rules = {"pre_nms_top_n": (30, 20), "post_nms_top_n": (25, 35)}
+    assert propose(boxes, scores, training=True, **rules).count.tolist() == [25]
+    assert propose(boxes, scores, training=False, **rules).count.tolist() == [20]
+
+
+def test_nms_threshold():
+    """IoU of the first two is 18/22 = 0.82, of the last two 0.6."""
+    boxes = torch.tensor([[0, 0, 20, 20], [2, 0, 22, 20], [100, 0, 120, 20], [105, 0, 125, 20.0]])
+    proposals = propose(boxes, [0.9, 0.8, 0.7, 0.6])
+    torch.testing.assert_close(proposals.boxes[0, :3], boxes[[0, 2, 3]])
+    assert proposals.count.tolist() == [3]
+
+
+@pytest.mark.parametrize(("scale", "kept"), [(1.0, [0, 1]), (2.0, [0]), (0.5, [0, 1, 2])])
+def test_small_boxes_go_before_top_k(scale, kept):
+    """Side ≥ 16 · scale, exactly 16 stays; the small ones use up no place among the best two or three."""
+    boxes = torch.tensor([[0, 0, 40, 40], [100, 0, 116, 30], [200, 0, 215, 30], [50, 100, 57, 150.0]])
+    scores = [0.1, 0.2, 0.8, 0.9]
+    proposals = propose(boxes, scores, scale=scale, pre_nms_top_n=(3, 3), post_nms_top_n=(4, 4))
+    expected = boxes[sorted(kept, key=lambda i: -scores[i])]
+    assert proposals.count.tolist() == [len(kept)]
+    torch.testing.assert_close(proposals.boxes[0, : len(kept)], expected)
+
+
+def test_clipped_to_each_image():
+    anchors = torch.tensor([[-50.0, -50, 400, 400]])
+    layer = ProposalLayer()
+    proposals = layer(anchors, torch.ones(2, 1), torch.zeros(2, 1, 4), [(100, 80), (60, 90)], [1, 1], training=False)
+    assert proposals.boxes[:, 0].tolist() == [[0, 0, 80, 100], [0, 0, 90, 60]]
+
+
+def test_bad_values_are_never_proposed():
+    boxes = spread(5)
+    deltas = torch.zeros(1, 5, 4)
+    deltas[0, 1, 0] = float("nan")
+    scores = torch.tensor([[0.5, 0.9, float("nan"), 0.4, float("inf")]])
+    proposals = ProposalLayer()(boxes, scores, deltas, [SIZE], [1.0], training=False)
+    assert proposals.count.tolist() == [2]
+    torch.testing.assert_close(proposals.boxes[0, :2], boxes[[0, 3]])
+
+
+def test_equal_scores_keep_the_anchors_order():
+    proposals = propose(spread(30), [0.5] * 30, pre_nms_top_n=(20, 20))
+    torch.testing.assert_close(proposals.boxes[0, :20], spread(20))
+
+
+def test_invariants_on_random_anchors():
+    torch.manual_seed(3)
+    corner = torch.rand(2000, 2) * torch.tensor([250.0, 150.0])
+    anchors = torch.cat([corner, corner + 5 + torch.rand(2000, 2) * 60], dim=1)
+    proposals = ProposalLayer()(
+        anchors, torch.rand(2, 2000), torch.randn(2, 2000, 4) * 0.1, [SIZE, SIZE], [1.0, 1.0], training=False
+    )
+    for boxes, scores, count in zip(proposals.boxes, proposals.scores, proposals.count.tolist(), strict=True):
+        assert 0 < count <= 300
+        used = boxes[:count]
+        assert ((used[:, 2:] - used[:, :2]) >= 16).all()
+        iou = box_iou(used, used).fill_diagonal_(0)
+        assert iou.max() <= 0.7
+        assert (scores[:count].diff() <= 0).all()
+
+
+def test_no_anchors_at_all():
+    proposals = propose(torch.zeros(0, 4), torch.zeros(0))
+    assert proposals.boxes.shape == (1, 300, 4)
+    assert proposals.count.tolist() == [0]
+
+
+def fill_case() -> Proposals:
+    boxes = torch.zeros(2, 50, 4)
+    boxes[0, :3] = spread(3)
+    return Proposals(boxes, torch.zeros(2, 50), torch.tensor([3, 0]))
+
+
+def test_fill_up_repeats_survivors():
+    filled = fill_up(fill_case(), SIZE, seed=1)
+    assert filled.shape == (2, 50, 4)
+    torch.testing.assert_close(filled[0, :3], spread(3))
+    drawn = {tuple(box) for box in filled[0, 3:].tolist()}
+    assert drawn == {tuple(box) for box in spread(3).tolist()}  # all of them, 47 draws
+
+
+def test_fill_up_of_nothing_is_the_whole_image():
+    assert (fill_up(fill_case(), SIZE)[1] == torch.tensor([0.0, 0, 300, 200])).all()
+
+
+def test_fill_up_is_seeded():
+    first, again, other = (fill_up(fill_case(), SIZE, seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_fill_up_leaves_full_images_alone():
+    boxes = torch.rand(2, 5, 4)
+    assert torch.equal(fill_up(Proposals(boxes, torch.rand(2, 5), torch.tensor([5, 5])), SIZE), boxes)
+
+
+def test_family_forward_fills_and_the_shared_form_does_not():
+    """With a smallest side larger than the image no anchor survives."""
+    model = fasterrcnn.FasterRCNN(2, "predict", backbone="tiny", rpn_min_size=1000, min_size=64)
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        _, scores, rois, indices = model(images)
+    assert (rois == torch.tensor([0.0, 0, 96, 64])).all()
+    assert indices.tolist() == [[0] * 300, [1] * 300]
+    assert scores.shape == (2, 300, 3)
+    assert [len(found) for found in model(list(images))] == [0, 0]
+
+
+def test_scale_is_the_smallest_side():
+    model = fasterrcnn.FasterRCNN(2, "predict", backbone="tiny")
+    images = torch.rand(1, 3, 320, 320)
+    with torch.no_grad():
+        for scale in (1.0, 5.0):
+            rois = model(images, scale)[2]
+            assert (rois[..., 2:] - rois[..., :2]).min() >= 16 * scale

@@ -1,0 +1,51 @@
+"""What the README shows runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def block_with(text: str) -> str:
+    (found,) = [block for block in BLOCKS if text in block]
+    return found
+
+
+def test_every_block_is_tested():
+    assert len(BLOCKS) == 3
+
+
+def test_as_torchvision():
+    boxes = torch.tensor([[0.0, 0.0, 32.0, 32.0], [1.0, 0.0, 32.0, 32.0], [64.0, 0.0, 96.0, 64.0]])
+    names = {"boxes": boxes, "scores": torch.tensor([0.5, 0.9, 0.4]), "feature_map": torch.rand(1, 8, 10, 10)}
+    exec(block_with("roi_align"), names)
+    assert names["keep"].tolist() == [1, 2]
+    assert names["features"].shape == (3, 8, 7, 7)
+
+
+def test_fixed_capacity():
+    boxes = torch.tensor([[0.0, 0.0, 32.0, 32.0], [1.0, 0.0, 32.0, 32.0], [64.0, 0.0, 96.0, 64.0]])
+    names = {"boxes": boxes, "scores": torch.tensor([0.5, 0.9, 0.4])}
+    exec(block_with("nms_padded"), names)
+    assert names["keep"].shape == (1000,)
+    assert int(names["count"]) == 2
+    assert torch.equal(names["proposals"][:2], boxes[[1, 2]])
+    assert not names["proposals"][2:].any()
+
+
+@pytest.mark.slow
+def test_detector():
+    names = {
+        "image": torch.rand(3, 64, 80),
+        "boxes": torch.tensor([[8.0, 8.0, 40.0, 48.0]]),
+        "labels": torch.tensor([3]),
+    }
+    exec(block_with("fasterrcnn.build"), names)
+    assert sorted(names["losses"]) == ["loss_box_reg", "loss_classifier", "loss_objectness", "loss_rpn_box_reg"]
+    assert names["detections"].boxes.shape[1] == 4

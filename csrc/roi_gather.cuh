@@ -1,18 +1,20 @@
 // Gathering what RoIs owe to a feature map, tile by tile: the frame of both backward kernels; no torch, no <<< >>>.
 //
-// A block owns 8 x 8 pixels of one image for a slab of channels, a thread one column of 8 pixels for a pack of channels:
+// A block owns 8 x 8 pixels of one image for a slab of channels, a thread one column of 8 pixels for a pack of
+// channels:
 //
 //   channels_last   a warp is one pixel column, its lanes neighbouring packs of channels
 //   contiguous      a warp is 8 pixel columns of 4 channels
 //
-// It goes through all RoIs in their order, and sums in registers. Nothing is added atomically and every pixel is written
-// once, so the result depends neither on timing nor on what was in memory, and needs no clearing.
+// It goes through all RoIs in their order, and sums in registers. Nothing is added atomically and every pixel is
+// written once, so the result depends neither on timing nor on what was in memory, and needs no clearing.
 //
 //   1. all threads   which RoIs may touch the tile; a list of them, in order, by ballots
 //   2. a warp an RoI which bins touch it along y and along x, and with what weight at each of the 8 pixels: BinTable
 //   3. all threads   RoI by RoI, row of bins by row of bins: add to the sums
 //
-// An RoI of more than 32 bins along an axis within one tile is done at 3 in pieces, each piece's table made by one warp.
+// An RoI of more than 32 bins along an axis within one tile is done at 3 in pieces, each piece's table made by one
+// warp.
 #pragma once
 
 #include <cstdint>
@@ -26,9 +28,9 @@ namespace {
 
 constexpr int kGatherThreads = 256;
 constexpr int kGatherWarps = kGatherThreads / kWarp;
-constexpr int kTile = 8;       // pixels along each axis
-constexpr int kTableBins = 32; // along each axis; at least a warp, so that a piece always gets on
-constexpr int kHits = 512;     // RoIs of a list; at least kGatherThreads
+constexpr int kTile = 8;        // pixels along each axis
+constexpr int kTableBins = 32;  // along each axis; at least a warp, so that a piece always gets on
+constexpr int kHits = 512;      // RoIs of a list; at least kGatherThreads
 static_assert(kGatherThreads == kTile * 32 && kTableBins >= kWarp && kHits >= kGatherThreads);
 
 constexpr int kNotRead = -1;  // weight of a pixel that a bin does not read; those it reads are >= 0
@@ -37,7 +39,7 @@ constexpr int kNotRead = -1;  // weight of a pixel that a bin does not read; tho
 template <typename T>
 struct BinTable {
   int count;
-  int64_t next;                 // first bin not looked at, for want of room; the number of bins if there is none
+  int64_t next;  // first bin not looked at, for want of room; the number of bins if there is none
   int64_t bin[kTableBins];
   T weight[kTableBins][kTile];  // or kNotRead
   unsigned readers[kTile];      // of a pixel: a bit for every place in the table
@@ -89,8 +91,8 @@ FRCNN_HD TileGrid tile_grid(const Params& p, int lanes) {
   return {p.num_images, p.channels, p.height, p.width, p.channels_last ? kWarp * lanes : kWarp};
 }
 
-// The thread's column of pixels (of the tile) and first channel (of the slab). Made anew wherever it is needed: registers
-// are for the sums.
+// The thread's column of pixels (of the tile) and first channel (of the slab). Made anew wherever it is needed:
+// registers are for the sums.
 struct ThreadColumn {
   int pixel, channel;
 
@@ -155,8 +157,8 @@ __device__ int append_hits(const T* rois, const Params& p, int64_t first, int co
 
 // An RoI whose bins do not fit the tables: y in pieces, and for each of their rows x in pieces. By all threads.
 template <typename Axes, typename T, typename Params, typename Sums>
-__device__ void add_in_pieces(const T* rois, int64_t k, const Params& p, const MapTile& tile, BinTable<T>& y, BinTable<T>& x,
-                              Sums& sums) {
+__device__ void add_in_pieces(const T* rois, int64_t k, const Params& p, const MapTile& tile, BinTable<T>& y,
+                              BinTable<T>& x, Sums& sums) {
   for (int64_t first_y = 0; first_y < p.pooled_height; first_y = y.next) {
     __syncthreads();
     if (warp_index() == 0) list_bins(Axes::of(rois + k * 5, p).y, p.pooled_height, first_y, tile.y, y);

@@ -80,8 +80,8 @@ struct AlignSums {
     const ThreadColumn column(p.channels_last, kLanes);
     if (!column.exists(tile)) return;
     const MapStrides bin = map_strides(p.channels, p.pooled_height * p.pooled_width, p.channels_last);
-    const scalar_t* row = grad + k * bin.image + (tile.first_channel + column.channel) * bin.channel +
-                          ph * p.pooled_width * bin.pixel;
+    const scalar_t* row =
+        grad + k * bin.image + (tile.first_channel + column.channel) * bin.channel + ph * p.pooled_width * bin.pixel;
     for (unsigned left = x.readers[column.pixel]; left != 0; left &= left - 1) {
       const int place = __ffs(static_cast<int>(left)) - 1;
       const T weight = x.weight[place][column.pixel];

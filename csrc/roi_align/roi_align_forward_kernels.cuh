@@ -1,17 +1,17 @@
 // roi_align forward on CUDA: plain kernel and its grid arithmetic; no torch, no <<< >>>.
 //
-// A block pools up to 16 x 16 bins of one RoI for a slab of channels. Its first warp writes what the bins read along each
-// axis into tables in shared memory (a lane per bin and axis: offsets into the map, weights with the mean's divisor in
-// them, samples of one pixel merged); then every thread takes (bin, channels) items:
+// A block pools up to 16 x 16 bins of one RoI for a slab of channels. Its first warp writes what the bins read along
+// each axis into tables in shared memory (a lane per bin and axis: offsets into the map, weights with the mean's
+// divisor in them, samples of one pixel merged); then every thread takes (bin, channels) items:
 //
 //   channels_last   neighbouring threads take neighbouring channels of a bin, 16 bytes each: a warp reads whole lines
 //   contiguous      neighbouring threads take neighbouring bins of a channel: a warp reads nearby pixels of a few rows
 //
 // Sums run in the order of the CPU kernel (columns of y taps, then x taps), in float or double: the bits are the same.
 //
-// The tables hold 512 taps an axis. Bins with more follow one by one, window of the map by window of the map, the lanes of
-// the first warp then sharing the taps of one bin. Only in bins of more than 512 rows is the order of sums another than on
-// the CPU; it is always the same order.
+// The tables hold 512 taps an axis. Bins with more follow one by one, window of the map by window of the map, the lanes
+// of the first warp then sharing the taps of one bin. Only in bins of more than 512 rows is the order of sums another
+// than on the CPU; it is always the same order.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ constexpr int kRoiAlignThreads = 256;
 constexpr int kTableParts = 16;  // half a warp builds each table, a lane a part
 constexpr int kTableTaps = 512;
 constexpr int kWindowSpan = kTableTaps / kTableParts;  // pixels of a part of a window
-constexpr int64_t kSlabChannelsLast = 256;  // channels of a block
+constexpr int64_t kSlabChannelsLast = 256;             // channels of a block
 constexpr int64_t kSlabContiguous = 32;
 
 FRCNN_HD int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
@@ -49,7 +49,8 @@ struct RoiTables {
   bool all_fit;
 };
 
-// Which taps the parts of a table hold: part i those of bin + i * bin_step at pixels pixel + i * pixel_step + [0, span).
+// Which taps the parts of a table hold: part i those of bin + i * bin_step at pixels [first, first + span), where first =
+// pixel + i * pixel_step.
 template <typename T>
 struct TableParts {
   SampledAxis<T> axis;
@@ -180,7 +181,10 @@ __device__ BlockOfBins<scalar_t, T> block_of_bins(const scalar_t* input, const T
           input + (image < 0 ? 0 : image) * map.image + work.first_channel * map.channel,
           output + work.roi * bin.image + work.first_channel * bin.channel +
               (work.first_row * p.pooled_width + work.first_column) * bin.pixel,
-          map, bin, work.channels, p.pooled_width};
+          map,
+          bin,
+          work.channels,
+          p.pooled_width};
 }
 
 template <int kLanes, typename scalar_t, typename T>
@@ -194,7 +198,7 @@ __device__ __forceinline__ void store_mean(const T (&mean)[kLanes], scalar_t* bi
 // One bin that had no room in the tables, by all threads: a thread a pack of channels. Overwrites the tables.
 template <int kLanes, typename scalar_t, typename T>
 __device__ void pool_in_windows(const BlockOfBins<scalar_t, T>& block, int row, int column, unsigned packs,
-                                             RoiTables<T>& tables) {
+                                RoiTables<T>& tables) {
   TableParts<T> y = block.y, x = block.x;
   y.bin += row;
   x.bin += column;
@@ -231,8 +235,7 @@ __device__ void pool_in_windows(const BlockOfBins<scalar_t, T>& block, int row, 
 
 // All bins that had no room, by all threads. Which these are is asked before the tables are overwritten.
 template <int kLanes, typename scalar_t, typename T>
-__device__ void pool_remaining(const BlockOfBins<scalar_t, T>& block, unsigned packs,
-                                            RoiTables<T>& tables) {
+__device__ void pool_remaining(const BlockOfBins<scalar_t, T>& block, unsigned packs, RoiTables<T>& tables) {
   unsigned rows_left = 0, columns_left = 0;  // bits
   for (int i = 0; i < kTableParts; ++i) {
     if (i < block.y.parts && tables.y.count[i] == kNoRoom) rows_left |= 1u << i;
@@ -264,7 +267,8 @@ __global__ void __launch_bounds__(kRoiAlignThreads, 2)
     }
     __syncthreads();
     const bool all_fit = tables.all_fit;
-    const unsigned columns = static_cast<unsigned>(block.x.parts), bins = static_cast<unsigned>(block.y.parts) * columns;
+    const unsigned columns = static_cast<unsigned>(block.x.parts),
+                   bins = static_cast<unsigned>(block.y.parts) * columns;
     const unsigned packs = static_cast<unsigned>(block.channels / kLanes);
     const unsigned inner = p.channels_last ? packs : bins;
     for (unsigned item = threadIdx.x; item < bins * packs; item += kRoiAlignThreads) {
@@ -289,7 +293,8 @@ void launch_roi_align_forward(const Launch& launch, const scalar_t* input, const
   const int64_t blocks = forward_blocks(p);
   if (blocks == 0) return;
   constexpr int kLanes = 16 / sizeof(scalar_t);
-  const bool packs = p.channels_last && allows_packs<kLanes>(input, p.channels) && allows_packs<kLanes>(output, p.channels);
+  const bool packs =
+      p.channels_last && allows_packs<kLanes>(input, p.channels) && allows_packs<kLanes>(output, p.channels);
   launch(packs ? roi_align_forward_kernel<scalar_t, kLanes> : roi_align_forward_kernel<scalar_t, 1>,
          grid_for(blocks, 1), dim3(kRoiAlignThreads), 0, input, rois, p, output);
 }

@@ -151,16 +151,16 @@ class TapWalk {
     done_ = count_;
   }
 
-  SampledAxis<T> axis_;             // starts with the bin, which is number 0 of it
+  SampledAxis<T> axis_;  // starts with the bin, which is number 0 of it
   int64_t extent_, from_, to_;
   int64_t count_;                   // samples inside the map
   int64_t lowest_;                  // the one at the lowest position
   int64_t done_ = 0;                // of count_, in rising order of position
   int64_t low_ = kBelowFirstPixel;  // dense: pixel of the next run
 
-  Run run_{};                       // the next one
+  Run run_{};  // the next one
   bool has_run_ = false;
-  T carry_ = T(0);                  // what the runs taken owe to pixel_ + 1
+  T carry_ = T(0);  // what the runs taken owe to pixel_ + 1
   bool has_carry_ = false;
 
   int64_t pixel_ = 0;

@@ -1,12 +1,12 @@
 // roi_pool on CUDA, forward and backward: plain kernels and their grid arithmetic; no torch, no <<< >>>.
 //
 // Forward: a block pools up to 16 x 16 bins of one RoI for a slab of channels. Half a warp an axis writes the pixels of
-// each bin to shared memory; then every thread takes (bin, channels) items, neighbouring threads neighbouring channels (16
-// bytes each) of a channels_last map, neighbouring bins of a contiguous one.
+// each bin to shared memory; then every thread takes (bin, channels) items, neighbouring threads neighbouring channels
+// (16 bytes each) of a channels_last map, neighbouring bins of a contiguous one.
 //
-// Backward: gathers over tiles of the map (roi_gather.cuh). A pixel adds the gradients of the bins whose maximum it was,
-// RoI by RoI and bin by bin, as the CPU does and with the same bits. Only bins that reach the pixel are asked, so argmax
-// has to be that of the forward for the same RoIs.
+// Backward: gathers over tiles of the map (roi_gather.cuh). A pixel adds the gradients of the bins whose maximum it
+// was, RoI by RoI and bin by bin, as the CPU does and with the same bits. Only bins that reach the pixel are asked, so
+// argmax has to be that of the forward for the same RoIs.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ namespace frcnn {
 namespace {
 
 constexpr int kPoolThreads = 256;
-constexpr int kPoolBins = 16;  // of a block along each axis
+constexpr int kPoolBins = 16;                   // of a block along each axis
 constexpr int64_t kPoolSlabChannelsLast = 256;  // channels of a block
 constexpr int64_t kPoolSlabContiguous = 32;
 
@@ -68,7 +68,8 @@ __device__ void prepare_block(const T* rois, const RoiPoolParams& p, int64_t ind
   const int lane = lane_index(), place = lane % kPoolBins;
   const bool is_row = lane < kPoolBins;
   const int64_t bins = is_row ? p.pooled_height : p.pooled_width, bin = (is_row ? first_row : first_column) + place;
-  const PooledAxis<T> axis = pooled_axis(roi[is_row ? 2 : 1], roi[is_row ? 4 : 3], static_cast<T>(p.spatial_scale), bins);
+  const PooledAxis<T> axis =
+      pooled_axis(roi[is_row ? 2 : 1], roi[is_row ? 4 : 3], static_cast<T>(p.spatial_scale), bins);
   const IndexRange pixels = pixels_inside(axis, bin, image < 0 ? 0 : (is_row ? p.height : p.width));
   (is_row ? block.pixel_rows : block.pixel_columns)[place] = pixels;
   if (lane == 0) {
@@ -165,8 +166,8 @@ void launch_roi_pool_forward(const Launch& launch, const scalar_t* input, const 
   constexpr int kLanes = 16 / sizeof(scalar_t);
   const bool packs = p.channels_last && allows_packs<kLanes>(input, p.channels) &&
                      allows_packs<kLanes>(output, p.channels) && allows_packs<2>(argmax, p.channels);
-  launch(packs ? roi_pool_forward_kernel<scalar_t, kLanes> : roi_pool_forward_kernel<scalar_t, 1>,
-         grid_for(blocks, 1), dim3(kPoolThreads), 0, input, rois, p, output, argmax);
+  launch(packs ? roi_pool_forward_kernel<scalar_t, kLanes> : roi_pool_forward_kernel<scalar_t, 1>, grid_for(blocks, 1),
+         dim3(kPoolThreads), 0, input, rois, p, output, argmax);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -226,8 +227,8 @@ struct PoolSums {
     const ThreadColumn column(p.channels_last, kLanes);
     if (!column.exists(tile)) return;
     const MapStrides bin = map_strides(p.channels, p.pooled_height * p.pooled_width, p.channels_last);
-    const int64_t row = k * bin.image + (tile.first_channel + column.channel) * bin.channel +
-                        ph * p.pooled_width * bin.pixel;
+    const int64_t row =
+        k * bin.image + (tile.first_channel + column.channel) * bin.channel + ph * p.pooled_width * bin.pixel;
     const int64_t top = tile.y.begin * p.width + tile.x.begin + column.pixel;  // the pixel of sums[0]
     for (unsigned left = x.readers[column.pixel]; left != 0; left &= left - 1) {
       const int64_t from = row + x.bin[__ffs(static_cast<int>(left)) - 1] * bin.pixel;
@@ -276,11 +277,12 @@ void launch_roi_pool_backward(const Launch& launch, const scalar_t* grad, const 
                               const int64_t* argmax, const RoiPoolParams& p, scalar_t* grad_input) {
   constexpr int kLanes = kGatherLanes<scalar_t>;
   const bool packs = p.channels_last && allows_packs<kLanes>(grad, p.channels) &&
-                     allows_packs<kLanes>(grad_input, p.channels) && allows_packs<kLanes < 2 ? 1 : 2>(argmax, p.channels);
+                     allows_packs<kLanes>(grad_input, p.channels) &&
+                     allows_packs < kLanes<2 ? 1 : 2>(argmax, p.channels);
   const int64_t tiles = tile_grid(p, packs ? kLanes : 1).tiles();
   if (tiles == 0) return;
-  launch(packs ? roi_pool_backward_kernel<scalar_t, kLanes> : roi_pool_backward_kernel<scalar_t, 1>,
-         grid_for(tiles, 1), dim3(kGatherThreads), 0, grad, rois, argmax, p, grad_input);
+  launch(packs ? roi_pool_backward_kernel<scalar_t, kLanes> : roi_pool_backward_kernel<scalar_t, 1>, grid_for(tiles, 1),
+         dim3(kGatherThreads), 0, grad, rois, argmax, p, grad_input);
 }
 
 }  // namespace

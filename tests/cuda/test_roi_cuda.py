@@ -1,7 +1,7 @@
 """RoIAlign and RoIPool on a card: what the operator tests, which run on every device, cannot ask.
 
-Streams, graphs, promises not to synchronise, other devices, sizes for which blocks, lists and tables come into play, more
-than 2^31 elements. Expected results come from the CPU kernel. Skipped, visibly, without a card.
+Streams, graphs, promises not to synchronise, other devices, sizes for which blocks, lists and tables come into play,
+more than 2^31 elements. Expected results come from the CPU kernel. Skipped, visibly, without a card.
 """
 
 from __future__ import annotations
@@ -110,8 +110,10 @@ def test_expanded_and_transposed_gradients(operator, layout):
     def grads(features, rois):
         features = features.detach().requires_grad_()
         pooled = OPERATORS[operator](features, rois, 4)
-        return [torch.autograd.grad(loss, features, retain_graph=True)[0] for loss in (
-            pooled.sum(), (pooled.transpose(2, 3).contiguous() * 2).sum())]
+        return [
+            torch.autograd.grad(loss, features, retain_graph=True)[0]
+            for loss in (pooled.sum(), (pooled.transpose(2, 3).contiguous() * 2).sum())
+        ]
 
     assert_same(grads(features.to(CUDA), rois.to(CUDA)), grads(features, rois))
 
@@ -262,8 +264,10 @@ def test_current_stream(operator):
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_graph_capture_and_replay(operator, layout):
     """Replays of forward and backward on new maps and RoIs of the same shape; captured twice."""
-    scenes = [(feature_map(SIZE, seeded(i), layout=layout), make(80, SIZE, seeded(i)))
-              for i, make in enumerate((ordinary, hostile, ordinary))]
+    scenes = [
+        (feature_map(SIZE, seeded(i), layout=layout), make(80, SIZE, seeded(i)))
+        for i, make in enumerate((ordinary, hostile, ordinary))
+    ]
     features, rois = scenes[0][0].to(CUDA), scenes[0][1].to(CUDA)
     upstream = feature_map((80, SIZE[1], 7, 7), seeded(2)).to(CUDA)
 

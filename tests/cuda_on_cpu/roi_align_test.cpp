@@ -1,8 +1,8 @@
 // roi_align: the CUDA kernels against the CPU kernels, forward and backward, bit by bit.
 #include "shim/testing.h"
 
-#include "roi_align/roi_align_cpu_kernel.h"
 #include "roi_align/roi_align_backward_kernels.cuh"
+#include "roi_align/roi_align_cpu_kernel.h"
 #include "roi_align/roi_align_forward_kernels.cuh"
 #include "roi_testing.h"
 
@@ -16,8 +16,9 @@ struct Shape {
   std::int64_t images = 1, channels = 1, height = 8, width = 8, rois = 5, pooled_height = 7, pooled_width = 7;
 };
 
-RoiAlignParams params(const Shape& s, bool channels_last, std::int64_t sampling_ratio, bool aligned, double scale = 0.25) {
-  return {s.images,       s.channels,     s.height, s.width, s.rois, s.pooled_height,
+RoiAlignParams params(const Shape& s, bool channels_last, std::int64_t sampling_ratio, bool aligned,
+                      double scale = 0.25) {
+  return {s.images,       s.channels,     s.height, s.width, s.rois,       s.pooled_height,
           s.pooled_width, sampling_ratio, scale,    aligned, channels_last};
 }
 
@@ -76,7 +77,8 @@ CASE(forward_hostile_rois) {
   for (const bool channels_last : {false, true}) {
     for (const std::int64_t ratio : {std::int64_t{-1}, std::int64_t{1}, std::int64_t{40}, std::int64_t{1000000000}}) {
       for (const bool aligned : {false, true}) {
-        const Shape shape{.images = 2, .channels = 4, .height = 7, .width = 10, .rois = 16, .pooled_height = 3, .pooled_width = 2};
+        const Shape shape{
+            .images = 2, .channels = 4, .height = 7, .width = 10, .rois = 16, .pooled_height = 3, .pooled_width = 2};
         check_forward<float>(random, params(shape, channels_last, ratio, aligned), Rois::kHostile);
       }
     }
@@ -94,12 +96,14 @@ CASE(forward_shapes) {
     }
     // Channels at the seams of a slab (32, 256).
     for (const std::int64_t channels : {31, 33, 256, 260}) {
-      const Shape shape{.channels = channels, .height = 4, .width = 5, .rois = 2, .pooled_height = 2, .pooled_width = 3};
+      const Shape shape{
+          .channels = channels, .height = 4, .width = 5, .rois = 2, .pooled_height = 2, .pooled_width = 3};
       check_forward<float>(random, params(shape, channels_last, 2, true), Rois::kOrdinary);
     }
     // Maps of a single pixel, row, column.
     for (const auto& [h, w] : {std::pair{1, 1}, {1, 9}, {9, 1}}) {
-      check_forward<float>(random, params({.channels = 4, .height = h, .width = w, .rois = 16}, channels_last, -1, true),
+      check_forward<float>(random,
+                           params({.channels = 4, .height = h, .width = w, .rois = 16}, channels_last, -1, true),
                            Rois::kHostile);
     }
     // Nothing at all, of every kind.
@@ -144,7 +148,8 @@ CASE(forward_special_values) {
     const RoiAlignParams p = params({.channels = 4, .height = 9, .width = 12, .rois = 8}, channels_last, 2, false);
     auto map = random_values<float>(random, p.channels * p.height * p.width);
     for (std::size_t i = 0; i < map.wide.size(); i += 29) {
-      map.stored[i] = map.wide[i] = i % 2 ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
+      map.stored[i] = map.wide[i] =
+          i % 2 ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
     }
     std::vector<float> rois = random_rois<float>(random, p.num_rois, Rois::kOrdinary, 1, p.height, p.width, 0.25);
     for (std::size_t i = 0; i < rois.size(); ++i) rois[i] = std::floor(rois[i] / 4) * 4;
@@ -220,7 +225,8 @@ CASE(backward_hostile_rois) {
   for (const bool channels_last : {false, true}) {
     for (const std::int64_t ratio : {std::int64_t{-1}, std::int64_t{1}, std::int64_t{40}, std::int64_t{1000000000}}) {
       for (const bool aligned : {false, true}) {
-        const Shape shape{.images = 2, .channels = 4, .height = 7, .width = 10, .rois = 16, .pooled_height = 3, .pooled_width = 2};
+        const Shape shape{
+            .images = 2, .channels = 4, .height = 7, .width = 10, .rois = 16, .pooled_height = 3, .pooled_width = 2};
         check_backward<float>(random, params(shape, channels_last, ratio, aligned), Rois::kHostile);
       }
     }
@@ -233,12 +239,14 @@ CASE(backward_shapes) {
   for (const bool channels_last : {false, true}) {
     // Maps at the seams of a tile (8), and of a single pixel, row, column.
     for (const auto& [h, w] : {std::pair{8, 8}, {7, 16}, {1, 1}, {1, 25}, {25, 1}}) {
-      check_backward<float>(random, params({.channels = 4, .height = h, .width = w, .rois = 16}, channels_last, -1, true),
+      check_backward<float>(random,
+                            params({.channels = 4, .height = h, .width = w, .rois = 16}, channels_last, -1, true),
                             Rois::kHostile);
     }
     // Channels at the seams of a slab (32, 128).
     for (const std::int64_t channels : {31, 33, 128, 132}) {
-      const Shape shape{.channels = channels, .height = 4, .width = 5, .rois = 2, .pooled_height = 2, .pooled_width = 3};
+      const Shape shape{
+          .channels = channels, .height = 4, .width = 5, .rois = 2, .pooled_height = 2, .pooled_width = 3};
       check_backward<float>(random, params(shape, channels_last, 2, true), Rois::kOrdinary);
     }
     // Nothing at all, of every kind.
@@ -278,7 +286,8 @@ CASE(backward_special_values) {
     const RoiAlignParams p = params({.channels = 4, .height = 20, .width = 12, .rois = 6}, channels_last, 1, false);
     auto grad = random_values<float>(random, p.num_rois * p.channels * p.pooled_height * p.pooled_width);
     for (std::size_t i = 0; i < grad.wide.size(); i += 61) {
-      grad.stored[i] = grad.wide[i] = i % 2 ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
+      grad.stored[i] = grad.wide[i] =
+          i % 2 ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
     }
     std::vector<float> rois = random_rois<float>(random, p.num_rois, Rois::kOrdinary, 1, p.height, p.width, 0.25);
     for (std::size_t i = 0; i < rois.size(); ++i) rois[i] = std::floor(rois[i] / 4) * 4;

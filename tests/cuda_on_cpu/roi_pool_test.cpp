@@ -108,7 +108,8 @@ void check_dtype(std::uint64_t seed) {
     for (const std::int64_t channels : {3, 32, 40}) {
       const Shape shape{.images = 2, .channels = channels, .height = 9, .width = 17, .rois = 11};
       check<scalar_t>(random, params(shape, channels_last), Rois::kOrdinary);
-      if (channels == 40) check<scalar_t>(random, params(shape, channels_last), Rois::kOrdinary, Memory::kMisaligned, 3);
+      if (channels == 40)
+        check<scalar_t>(random, params(shape, channels_last), Rois::kOrdinary, Memory::kMisaligned, 3);
     }
   }
 }
@@ -121,7 +122,8 @@ CASE(bfloat16) { check_dtype<__nv_bfloat16>(4); }
 CASE(hostile_rois) {
   Random random(5);
   for (const bool channels_last : {false, true}) {
-    const Shape shape{.images = 2, .channels = 4, .height = 7, .width = 10, .rois = 32, .pooled_height = 3, .pooled_width = 2};
+    const Shape shape{
+        .images = 2, .channels = 4, .height = 7, .width = 10, .rois = 32, .pooled_height = 3, .pooled_width = 2};
     check<float>(random, params(shape, channels_last), Rois::kHostile);
     check<double>(random, params(shape, channels_last), Rois::kHostile);
   }
@@ -137,7 +139,8 @@ CASE(shapes) {
     }
     // Channels at the seams of a slab (32; 128 backward, 256 forward).
     for (const std::int64_t channels : {31, 33, 132, 260}) {
-      const Shape shape{.channels = channels, .height = 4, .width = 5, .rois = 2, .pooled_height = 2, .pooled_width = 3};
+      const Shape shape{
+          .channels = channels, .height = 4, .width = 5, .rois = 2, .pooled_height = 2, .pooled_width = 3};
       check<float>(random, params(shape, channels_last), Rois::kOrdinary);
     }
     // Maps at the seams of a tile (8), and of a single pixel, row, column.
@@ -163,8 +166,8 @@ CASE(many_rois) {
   }
 }
 
-// NaN and -infinity never win; a bin of nothing else is the lowest finite value without a pixel. Of every dtype, since the
-// lowest value is written down for each.
+// NaN and -infinity never win; a bin of nothing else is the lowest finite value without a pixel. Of every dtype, since
+// the lowest value is written down for each.
 template <typename scalar_t>
 void check_special_values() {
   using T = frcnn::widened_t<scalar_t>;
@@ -206,7 +209,8 @@ CASE(foreign_argmax) {
     const std::int64_t bins = p.num_rois * p.channels * p.pooled_height * p.pooled_width;
     const auto grad = random_values<float>(random, bins);
     const auto rois = random_rois<float>(random, p.num_rois, Rois::kOrdinary, 1, p.height, p.width, 0.25);
-    const std::int64_t most = std::numeric_limits<std::int64_t>::max(), least = std::numeric_limits<std::int64_t>::min();
+    const std::int64_t most = std::numeric_limits<std::int64_t>::max(),
+                       least = std::numeric_limits<std::int64_t>::min();
     const std::int64_t strange[] = {-1, -100, p.height * p.width, p.height * p.width + 50, most, least};
     std::vector<std::int64_t> argmax;
     for (std::int64_t i = 0; i < bins; ++i) argmax.push_back(strange[i % 6]);

@@ -84,20 +84,47 @@ std::vector<T> random_rois(Random& random, std::int64_t count, Rois kind, std::i
       const T nan = std::numeric_limits<T>::quiet_NaN(), infinity = std::numeric_limits<T>::infinity();
       const T most = std::numeric_limits<T>::max();
       switch (k % 16) {
-        case 0: roi[1] = roi[2] = T(-1e7), roi[3] = roi[4] = T(1e7); break;
-        case 1: roi[3] = roi[1] - T(5), roi[4] = roi[2] - T(7); break;
-        case 2: roi[3] = roi[1], roi[4] = roi[2]; break;
-        case 3: roi[1 + random.integer(0, 3)] = nan; break;
-        case 4: roi[1 + random.integer(0, 3)] = random.integer(0, 1) ? infinity : -infinity; break;
-        case 5: roi[0] = static_cast<T>(images); break;
-        case 6: roi[0] = T(-1); break;
-        case 7: roi[0] = nan; break;
-        case 8: roi[1] = roi[2] = -most, roi[3] = roi[4] = most; break;
-        case 9: roi[1] = static_cast<T>(-1 / scale), roi[3] = static_cast<T>(width / scale); break;
-        case 10: roi[2] = static_cast<T>(height / scale), roi[4] = static_cast<T>(2 * height / scale); break;
-        case 11: roi[1] = roi[2] = T(1e7), roi[3] = roi[4] = T(-1e7); break;
-        case 12: roi[1] = roi[2] = T(0), roi[3] = static_cast<T>(width / scale), roi[4] = static_cast<T>(height / scale); break;
-        default: break;
+        case 0:
+          roi[1] = roi[2] = T(-1e7), roi[3] = roi[4] = T(1e7);
+          break;
+        case 1:
+          roi[3] = roi[1] - T(5), roi[4] = roi[2] - T(7);
+          break;
+        case 2:
+          roi[3] = roi[1], roi[4] = roi[2];
+          break;
+        case 3:
+          roi[1 + random.integer(0, 3)] = nan;
+          break;
+        case 4:
+          roi[1 + random.integer(0, 3)] = random.integer(0, 1) ? infinity : -infinity;
+          break;
+        case 5:
+          roi[0] = static_cast<T>(images);
+          break;
+        case 6:
+          roi[0] = T(-1);
+          break;
+        case 7:
+          roi[0] = nan;
+          break;
+        case 8:
+          roi[1] = roi[2] = -most, roi[3] = roi[4] = most;
+          break;
+        case 9:
+          roi[1] = static_cast<T>(-1 / scale), roi[3] = static_cast<T>(width / scale);
+          break;
+        case 10:
+          roi[2] = static_cast<T>(height / scale), roi[4] = static_cast<T>(2 * height / scale);
+          break;
+        case 11:
+          roi[1] = roi[2] = T(1e7), roi[3] = roi[4] = T(-1e7);
+          break;
+        case 12:
+          roi[1] = roi[2] = T(0), roi[3] = static_cast<T>(width / scale), roi[4] = static_cast<T>(height / scale);
+          break;
+        default:
+          break;
       }
     }
     rois.insert(rois.end(), roi, roi + 5);

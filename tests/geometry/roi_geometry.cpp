@@ -74,7 +74,8 @@ void bilinear(int64_t rounds) {
     expect_bits(frcnn::inside_map(position, extent), inside, "inside");
     if (!inside) continue;
     const __float128 clamped = position < 0 ? 0 : position;
-    const int64_t low = std::min(static_cast<int64_t>(std::floor(static_cast<double>(std::max(position, T(0))))), extent - 1);
+    const int64_t low =
+        std::min(static_cast<int64_t>(std::floor(static_cast<double>(std::max(position, T(0))))), extent - 1);
     const int64_t high = std::min(low + 1, extent - 1);
     const __float128 fraction = high == low ? 0 : clamped - low;
     const auto taps = frcnn::bilinear_taps(position, extent);
@@ -89,7 +90,8 @@ template <typename T>
 frcnn::SampledAxis<T> any_axis(int64_t bins) {
   const int64_t ratios[] = {-1, 0, 1, 2, 3, 17, 600, 100000, 1000000000, int64_t{1} << 60};
   const T low = coordinate<T>(), high = integer(0, 2) ? low + coordinate<T>() : coordinate<T>();
-  return frcnn::sampled_axis(low, high, integer(0, 1) ? T(1) : T(0.0625), bins, ratios[integer(0, 9)], integer(0, 1) == 0);
+  return frcnn::sampled_axis(low, high, integer(0, 1) ? T(1) : T(0.0625), bins, ratios[integer(0, 9)],
+                             integer(0, 1) == 0);
 }
 
 // The samples inside the map: all of them asked one by one. And positions never fall as samples rise.
@@ -146,9 +148,11 @@ void pooled(int64_t rounds) {
     const bool ordinary = std::fabs(low) < 1e6 && std::fabs(high) < 1e6;
     for (int64_t bin = 0; bin < bins; ++bin) {
       const frcnn::IndexRange pixels = frcnn::pixels_inside(axis, bin, extent);
-      expect_bits(pixels.begin >= 0 && pixels.begin <= extent && pixels.end >= 0 && pixels.end <= extent, true, "on the map");
+      expect_bits(pixels.begin >= 0 && pixels.begin <= extent && pixels.end >= 0 && pixels.end <= extent, true,
+                  "on the map");
       if (!ordinary) {
-        if (!std::isfinite(low * scale) || !std::isfinite(high * scale)) expect_bits(pixels.begin < pixels.end, false, "empty");
+        if (!std::isfinite(low * scale) || !std::isfinite(high * scale))
+          expect_bits(pixels.begin < pixels.end, false, "empty");
         continue;
       }
       const int start = static_cast<int>(std::round(low * scale)), end = static_cast<int>(std::round(high * scale));
@@ -199,11 +203,16 @@ int main(int argc, char** argv) {
   const struct {
     const char* name;
     void (*run)(int64_t);
-  } cases[] = {{"bilinear_float", bilinear<float>},         {"bilinear_double", bilinear<double>},
-               {"samples_float", samples<float>},           {"samples_double", samples<double>},
-               {"sampled_axis_float", sampled_axes<float>}, {"sampled_axis_double", sampled_axes<double>},
-               {"pooled_float", pooled<float>},             {"pooled_double", pooled<double>},
-               {"tap_walk_float", tap_walk<float>},         {"tap_walk_double", tap_walk<double>}};
+  } cases[] = {{"bilinear_float", bilinear<float>},
+               {"bilinear_double", bilinear<double>},
+               {"samples_float", samples<float>},
+               {"samples_double", samples<double>},
+               {"sampled_axis_float", sampled_axes<float>},
+               {"sampled_axis_double", sampled_axes<double>},
+               {"pooled_float", pooled<float>},
+               {"pooled_double", pooled<double>},
+               {"tap_walk_float", tap_walk<float>},
+               {"tap_walk_double", tap_walk<double>}};
   for (const auto& one : cases) {
     if (std::string(argv[1]) != one.name) continue;
     one.run(std::strtoll(argv[2], nullptr, 10) * 1000);

@@ -33,6 +33,14 @@ constexpr int kTableBins = 32;  // along each axis; at least a warp, so that a p
 constexpr int kHits = 512;      // RoIs of a list; at least kGatherThreads
 static_assert(kGatherThreads == kTile * 32 && kTableBins >= kWarp && kHits >= kGatherThreads);
 
+// Blocks a multiprocessor must be able to hold: two, which leaves a thread 128 registers. For sm_100 and later ptxas
+// needs a few more, and would spill them.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kGatherBlocks = 1;
+#else
+constexpr int kGatherBlocks = 2;
+#endif
+
 constexpr int kNotRead = -1;  // weight of a pixel that a bin does not read; those it reads are >= 0
 
 // Bins that touch the tile along one axis, in order.

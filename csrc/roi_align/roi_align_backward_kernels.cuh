@@ -103,7 +103,7 @@ struct AlignSums {
 };
 
 template <typename scalar_t, int kLanes>
-__global__ void __launch_bounds__(kGatherThreads, 2)
+__global__ void __launch_bounds__(kGatherThreads, kGatherBlocks)
     roi_align_backward_kernel(const scalar_t* __restrict__ grad,             // [K, C, PH, PW]
                               const widened_t<scalar_t>* __restrict__ rois,  // [K, 5]
                               RoiAlignParams p,

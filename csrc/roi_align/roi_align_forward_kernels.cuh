@@ -31,6 +31,14 @@ constexpr int kWindowSpan = kTableTaps / kTableParts;  // pixels of a part of a 
 constexpr int64_t kSlabChannelsLast = 256;             // channels of a block
 constexpr int64_t kSlabContiguous = 32;
 
+// Blocks a multiprocessor must be able to hold: two, which leaves a thread 128 registers. For sm_100 and later ptxas
+// needs a few more, and would spill them.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kForwardBlocks = 1;
+#else
+constexpr int kForwardBlocks = 2;
+#endif
+
 FRCNN_HD int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
 
 // What a block reads along one axis, in 16 parts: a part is a bin, or (windows) some pixels of one bin.
@@ -49,8 +57,8 @@ struct RoiTables {
   bool all_fit;
 };
 
-// Which taps the parts of a table hold: part i those of bin + i * bin_step at pixels [first, first + span), where first =
-// pixel + i * pixel_step.
+// Which taps the parts of a table hold: part i those of bin + i * bin_step, at `span` pixels from
+// pixel + i * pixel_step on.
 template <typename T>
 struct TableParts {
   SampledAxis<T> axis;
@@ -250,7 +258,7 @@ __device__ void pool_remaining(const BlockOfBins<scalar_t, T>& block, unsigned p
 }
 
 template <typename scalar_t, int kLanes>
-__global__ void __launch_bounds__(kRoiAlignThreads, 2)
+__global__ void __launch_bounds__(kRoiAlignThreads, kForwardBlocks)
     roi_align_forward_kernel(const scalar_t* __restrict__ input,            // [N, C, H, W]
                              const widened_t<scalar_t>* __restrict__ rois,  // [K, 5]
                              RoiAlignParams p,

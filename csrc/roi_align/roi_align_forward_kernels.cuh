@@ -162,19 +162,19 @@ __device__ __forceinline__ void pool_tabled(const scalar_t* map, const RoiTables
 }
 
 // The bins of one RoI as a block needs them: both axes, and where to read and write.
-template <typename scalar_t, typename T>
+// Offsets rather than pointers: from shared memory the compiler would not know them to be global.
+template <typename T>
 struct BlockOfBins {
   TableParts<T> y, x;
-  const scalar_t* map;  // first channel of the slab; only formed, never read, where there are no taps
-  scalar_t* bins;       // first channel of the slab, first bin of the block
+  int64_t map_offset;  // of the image and the slab's first channel
+  int64_t bin_offset;  // of the block's first bin and the slab's first channel
   MapStrides map_stride, bin_stride;
   int64_t channels;  // of the slab
   int64_t pooled_width;
 };
 
-template <typename scalar_t, typename T>
-__device__ BlockOfBins<scalar_t, T> block_of_bins(const scalar_t* input, const T* rois, const RoiAlignParams& p,
-                                                  const ForwardWork& work, scalar_t* output) {
+template <typename T>
+__device__ BlockOfBins<T> block_of_bins(const T* rois, const RoiAlignParams& p, const ForwardWork& work) {
   const MapStrides map = map_strides(p.channels, p.height * p.width, p.channels_last);
   const MapStrides bin = map_strides(p.channels, p.pooled_height * p.pooled_width, p.channels_last);
   const T* roi = rois + work.roi * 5;
@@ -186,8 +186,8 @@ __device__ BlockOfBins<scalar_t, T> block_of_bins(const scalar_t* input, const T
   if (nothing) y.samples = x.samples = 0;
   return {{y, p.height, p.width * map.pixel, work.first_row, 1, 0, 0, p.height, work.rows},
           {x, p.width, map.pixel, work.first_column, 1, 0, 0, p.width, work.columns},
-          input + (image < 0 ? 0 : image) * map.image + work.first_channel * map.channel,
-          output + work.roi * bin.image + work.first_channel * bin.channel +
+          (image < 0 ? 0 : image) * map.image + work.first_channel * map.channel,
+          work.roi * bin.image + work.first_channel * bin.channel +
               (work.first_row * p.pooled_width + work.first_column) * bin.pixel,
           map,
           bin,
@@ -205,8 +205,8 @@ __device__ __forceinline__ void store_mean(const T (&mean)[kLanes], scalar_t* bi
 
 // One bin that had no room in the tables, by all threads: a thread a pack of channels. Overwrites the tables.
 template <int kLanes, typename scalar_t, typename T>
-__device__ void pool_in_windows(const BlockOfBins<scalar_t, T>& block, int row, int column, unsigned packs,
-                                RoiTables<T>& tables) {
+__device__ void pool_in_windows(const scalar_t* input, const BlockOfBins<T>& block, int row, int column, unsigned packs,
+                                RoiTables<T>& tables, scalar_t* output) {
   TableParts<T> y = block.y, x = block.x;
   y.bin += row;
   x.bin += column;
@@ -223,7 +223,7 @@ __device__ void pool_in_windows(const BlockOfBins<scalar_t, T>& block, int row, 
       if (warp_index() == 0) build_tables(y, x, tables);
       __syncthreads();
       if (threadIdx.x >= packs) continue;
-      const scalar_t* map = block.map + channel * block.map_stride.channel;
+      const scalar_t* map = input + block.map_offset + channel * block.map_stride.channel;
       for (int part = 0; part < kTableParts; ++part) {
         for (int i = 0; i < tables.x.count[part]; ++i) {
           const int at = tables.x.begin[part] + i;
@@ -237,13 +237,14 @@ __device__ void pool_in_windows(const BlockOfBins<scalar_t, T>& block, int row, 
     }
   }
   if (threadIdx.x >= packs) return;
-  store_mean<kLanes>(mean, block.bins + channel * block.bin_stride.channel +
+  store_mean<kLanes>(mean, output + block.bin_offset + channel * block.bin_stride.channel +
                                (row * block.pooled_width + column) * block.bin_stride.pixel);
 }
 
 // All bins that had no room, by all threads. Which these are is asked before the tables are overwritten.
 template <int kLanes, typename scalar_t, typename T>
-__device__ void pool_remaining(const BlockOfBins<scalar_t, T>& block, unsigned packs, RoiTables<T>& tables) {
+__device__ void pool_remaining(const scalar_t* input, const BlockOfBins<T>& block, unsigned packs, RoiTables<T>& tables,
+                               scalar_t* output) {
   unsigned rows_left = 0, columns_left = 0;  // bits
   for (int i = 0; i < kTableParts; ++i) {
     if (i < block.y.parts && tables.y.count[i] == kNoRoom) rows_left |= 1u << i;
@@ -252,7 +253,7 @@ __device__ void pool_remaining(const BlockOfBins<scalar_t, T>& block, unsigned p
   for (int row = 0; row < block.y.parts; ++row) {
     for (int column = 0; column < block.x.parts; ++column) {
       const bool left = (rows_left >> row & 1) != 0 || (columns_left >> column & 1) != 0;
-      if (left) pool_in_windows<kLanes>(block, row, column, packs, tables);
+      if (left) pool_in_windows<kLanes>(input, block, row, column, packs, tables, output);
     }
   }
 }
@@ -265,11 +266,11 @@ __global__ void __launch_bounds__(kRoiAlignThreads, kForwardBlocks)
                              scalar_t* __restrict__ output) {  // [K, C, PH, PW]
   using T = widened_t<scalar_t>;
   __shared__ RoiTables<T> tables;
-  __shared__ BlockOfBins<scalar_t, T> block;
+  __shared__ BlockOfBins<T> block;
   const int64_t blocks = forward_blocks(p);
   for (int64_t b = blockIdx.x; b < blocks; b += gridDim.x) {
     if (warp_index() == 0) {
-      if (lane_index() == 0) block = block_of_bins(input, rois, p, forward_work(p, b), output);
+      if (lane_index() == 0) block = block_of_bins(rois, p, forward_work(p, b));
       __syncwarp();
       build_tables(block.y, block.x, tables);
     }
@@ -286,11 +287,11 @@ __global__ void __launch_bounds__(kRoiAlignThreads, kForwardBlocks)
       if (!all_fit && (tables.y.count[row] == kNoRoom || tables.x.count[column] == kNoRoom)) continue;
       const int64_t channel = int64_t{pack} * kLanes;
       T mean[kLanes] = {};
-      pool_tabled<kLanes>(block.map + channel * block.map_stride.channel, tables, row, column, mean);
-      store_mean<kLanes>(mean, block.bins + channel * block.bin_stride.channel +
+      pool_tabled<kLanes>(input + block.map_offset + channel * block.map_stride.channel, tables, row, column, mean);
+      store_mean<kLanes>(mean, output + block.bin_offset + channel * block.bin_stride.channel +
                                    (row * block.pooled_width + column) * block.bin_stride.pixel);
     }
-    if (!all_fit) pool_remaining<kLanes>(block, packs, tables);
+    if (!all_fit) pool_remaining<kLanes>(input, block, packs, tables, output);
     __syncthreads();  // the tables are read no more
   }
 }

@@ -25,15 +25,8 @@ constexpr int kPoolBins = 16;                   // of a block along each axis
 constexpr int64_t kPoolSlabChannelsLast = 256;  // channels of a block
 constexpr int64_t kPoolSlabContiguous = 32;
 
-// The lowest finite value of a storage type, as it is compared: NaN and -infinity never beat it.
-template <typename scalar_t>
-constexpr double kLowest = -3.4028234663852886e38;
-template <>
-constexpr double kLowest<double> = -1.7976931348623157e308;
-template <>
-constexpr double kLowest<__half> = -65504.0;
-template <>
-constexpr double kLowest<__nv_bfloat16> = -3.3895313892515355e38;
+// Where comparing starts, whatever the dtype, as on the CPU: NaN and -infinity never beat it.
+constexpr float kLowest = -3.4028234663852886e38f;
 
 // What one block of the forward does: bins [first, first + bins) along each axis, channels of a slab.
 struct PoolBlock {
@@ -92,7 +85,7 @@ __device__ __forceinline__ void pool_bin(const scalar_t* map, int64_t pixel_stri
   const bool empty = rows.begin >= rows.end || columns.begin >= columns.end;
 #pragma unroll
   for (int i = 0; i < kLanes; ++i) {
-    best[i] = empty ? T(0) : static_cast<T>(kLowest<scalar_t>);
+    best[i] = empty ? T(0) : T(kLowest);
     best_pixel[i] = -1;
   }
   for (int64_t h = rows.begin; h < rows.end; ++h) {

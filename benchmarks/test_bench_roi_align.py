@@ -16,9 +16,9 @@ except ImportError:  # the `rival` fixture skips these runs and says so
 
 # name -> (channels, stride of the map, RoIs, output size, sampling ratio, aligned)
 SETTINGS = {
-    "fpn_p3_1000_rois": (256, 8, 1000, 7, 2, False),  # second level of a pyramid, a torchvision box head
-    "c4_300_rois": (1024, 16, 300, 14, 2, True),  # resnet50_c4_sigmoid
-    "c4_adaptive_100_rois": (1024, 16, 100, 14, -1, True),
+    "fpn_p3_500_rois": (256, 8, 500, 7, 2, False),  # second level of a pyramid, a torchvision box head
+    "c4_100_rois": (1024, 16, 100, 14, 2, True),  # resnet50_c4_sigmoid
+    "c4_adaptive_50_rois": (1024, 16, 50, 14, -1, True),
 }
 
 

@@ -19,8 +19,7 @@ STRIDE = 16
 # name -> (channels, RoIs, output size)
 SETTINGS = {
     "vgg16_300_rois": (512, 300, 7),  # classic_vgg16 when it detects
-    "vgg16_128_rois": (512, 128, 7),  # and when it trains
-    "resnet50_128_rois": (1024, 128, 14),  # classic_resnet50
+    "resnet50_128_rois": (1024, 128, 14),  # classic_resnet50 when it trains
 }
 
 

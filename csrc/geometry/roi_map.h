@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "geometry/host_device.h"
 
@@ -19,6 +20,9 @@ FRCNN_HD MapStrides map_strides(int64_t channels, int64_t pixels, bool channels_
   if (channels_last) return {channels * pixels, 1, channels};
   return {channels * pixels, pixels, 1};
 }
+
+// `lanes` and `pixel` stride of a contiguous map, known to the compiler: kernels are templates on the types of both.
+using One = std::integral_constant<int64_t, 1>;
 
 // The image an RoI (batch index, x1, y1, x2, y2) belongs to, or -1 where there is no such image. Fractions are cut off;
 // NaN belongs to none.

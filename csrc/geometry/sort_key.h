@@ -1,4 +1,4 @@
-// Unsigned keys for sorting scores: ascending keys = descending scores. No torch; host and device.
+// Unsigned keys for sorting scores (ascending keys = descending scores) and grouping ids. No torch; host and device.
 //
 // The order is that of torch.sort(descending=True): NaN of any sign or payload first (all NaNs tie), then +inf … -inf,
 // and -0.0 ties with 0.0. Sorting (key, index) pairs is then a total order, and so equal to a stable sort by score.
@@ -31,5 +31,19 @@ FRCNN_HD Bits descending_key(Real score) {
 FRCNN_HD uint32_t descending_key(float score) { return sort_key_detail::descending_key<uint32_t>(score); }
 
 FRCNN_HD uint64_t descending_key(double score) { return sort_key_detail::descending_key<uint64_t>(score); }
+
+// Equal keys = equal ids: integers as 64-bit integers, floats by value, -0.0 with 0.0. All NaN ids get the key
+// `kNanClass`, which no other float has; a NaN id equals nothing, so whoever groups by key must tell them apart.
+constexpr uint64_t kNanClass = 0x7ff8000000000000ULL;
+
+FRCNN_HD uint64_t class_key(int64_t id) { return static_cast<uint64_t>(id); }
+
+FRCNN_HD uint64_t class_key(double id) {
+  if (id != id) return kNanClass;
+  id += 0.0;
+  uint64_t bits;
+  std::memcpy(&bits, &id, sizeof bits);
+  return bits;
+}
 
 }  // namespace frcnn

@@ -47,13 +47,16 @@ struct RoiTaps {
 };
 
 // A stretch of one map row and the row of sums that belongs to it.
+template <typename Lanes, typename Stride>
 struct Row {
-  int64_t span, lanes, pixel_stride;
+  int64_t span;
+  Lanes lanes;  // int64_t, or One
+  Stride pixel_stride;
 };
 
 // sums[i, l] += weight * map[i * pixel_stride + l]
-template <typename scalar_t, typename T>
-void add_map_to_sums(const scalar_t* map, T weight, Row row, T* sums) {
+template <typename scalar_t, typename T, typename Lanes, typename Stride>
+void add_map_to_sums(const scalar_t* map, T weight, Row<Lanes, Stride> row, T* sums) {
   if (row.pixel_stride == row.lanes) {
     for (int64_t i = 0; i < row.span * row.lanes; ++i) sums[i] += weight * static_cast<T>(map[i]);
     return;
@@ -66,8 +69,8 @@ void add_map_to_sums(const scalar_t* map, T weight, Row row, T* sums) {
 }
 
 // map[i * pixel_stride + l] += weight * sums[i, l]
-template <typename T>
-void add_sums_to_map(const T* sums, T weight, Row row, T* map) {
+template <typename T, typename Lanes, typename Stride>
+void add_sums_to_map(const T* sums, T weight, Row<Lanes, Stride> row, T* map) {
   if (row.pixel_stride == row.lanes) {
     for (int64_t i = 0; i < row.span * row.lanes; ++i) map[i] += weight * sums[i];
     return;
@@ -78,10 +81,10 @@ void add_sums_to_map(const T* sums, T weight, Row row, T* map) {
 }
 
 // `lanes` channels of one RoI: map [H, W] pixels to bins [PH, PW], both `pixel_stride` apart.
-template <typename scalar_t, typename T>
-void pool_lanes(const scalar_t* map, const RoiTaps<T>& taps, const RoiAlignParams& p, int64_t lanes,
-                int64_t pixel_stride, T* sums, scalar_t* bins) {
-  const Row row{taps.x.span(), lanes, pixel_stride};
+template <typename scalar_t, typename T, typename Lanes, typename Stride>
+void pool_lanes(const scalar_t* map, const RoiTaps<T>& taps, const RoiAlignParams& p, Lanes lanes, Stride pixel_stride,
+                T* sums, scalar_t* bins) {
+  const Row<Lanes, Stride> row{taps.x.span(), lanes, pixel_stride};
   T mean[kForwardLanes];
   for (int64_t ph = 0; ph < p.pooled_height; ++ph) {
     std::fill_n(sums, row.span * lanes, T(0));
@@ -89,7 +92,7 @@ void pool_lanes(const scalar_t* map, const RoiTaps<T>& taps, const RoiAlignParam
       add_map_to_sums(map + (taps.y.pixel(t) * p.width + taps.x.low()) * pixel_stride, taps.y.weight(t), row, sums);
     }
     for (int64_t pw = 0; pw < p.pooled_width; ++pw) {
-      std::fill_n(mean, lanes, T(0));
+      std::fill_n(mean, int64_t{lanes}, T(0));
       for (size_t t = taps.x.begin(pw); t < taps.x.end(pw); ++t) {
         const T weight = taps.x.weight(t);
         const T* pixel = sums + (taps.x.pixel(t) - taps.x.low()) * lanes;
@@ -101,41 +104,11 @@ void pool_lanes(const scalar_t* map, const RoiTaps<T>& taps, const RoiAlignParam
   }
 }
 
-// pool_lanes for one channel of a contiguous map: the same sums in the same order. With the number of lanes known the
-// first tap of a row needs no cleared memory and a bin's mean stays in a register, which takes a third of the time.
-template <typename scalar_t, typename T>
-void pool_plane(const scalar_t* map, const RoiTaps<T>& taps, const RoiAlignParams& p, T* sums, scalar_t* bins) {
-  const int64_t low = taps.x.low(), span = taps.x.span();
-  for (int64_t ph = 0; ph < p.pooled_height; ++ph, bins += p.pooled_width) {
-    const size_t y_begin = taps.y.begin(ph), y_end = taps.y.end(ph);
-    if (y_begin == y_end) {
-      std::fill_n(bins, p.pooled_width, static_cast<scalar_t>(T(0)));
-      continue;
-    }
-    for (size_t t = y_begin; t < y_end; ++t) {
-      const scalar_t* row = map + taps.y.pixel(t) * p.width + low;
-      const T weight = taps.y.weight(t);
-      if (t == y_begin) {
-        for (int64_t i = 0; i < span; ++i) sums[i] = weight * static_cast<T>(row[i]);
-      } else {
-        for (int64_t i = 0; i < span; ++i) sums[i] += weight * static_cast<T>(row[i]);
-      }
-    }
-    for (int64_t pw = 0; pw < p.pooled_width; ++pw) {
-      T mean = T(0);
-      for (size_t t = taps.x.begin(pw), end = taps.x.end(pw); t < end; ++t) {
-        mean += taps.x.weight(t) * sums[taps.x.pixel(t) - low];
-      }
-      bins[pw] = static_cast<scalar_t>(mean);
-    }
-  }
-}
-
 // The transpose of pool_lanes: adds what the bins' gradients owe to the map.
-template <typename scalar_t, typename T>
-void spread_lanes(const scalar_t* grad_bins, const RoiTaps<T>& taps, const RoiAlignParams& p, int64_t lanes,
-                  int64_t pixel_stride, T* sums, T* grad_map) {
-  const Row row{taps.x.span(), lanes, pixel_stride};
+template <typename scalar_t, typename T, typename Lanes, typename Stride>
+void spread_lanes(const scalar_t* grad_bins, const RoiTaps<T>& taps, const RoiAlignParams& p, Lanes lanes,
+                  Stride pixel_stride, T* sums, T* grad_map) {
+  const Row<Lanes, Stride> row{taps.x.span(), lanes, pixel_stride};
   for (int64_t ph = 0; ph < p.pooled_height; ++ph) {
     if (taps.y.begin(ph) == taps.y.end(ph)) continue;
     std::fill_n(sums, row.span * lanes, T(0));
@@ -197,7 +170,7 @@ void roi_align_forward_range(const scalar_t* input,  // [N, C, H, W]
       continue;
     }
     for (int64_t c = 0; c < last - first; ++c) {
-      pool_plane(pixels + c * map.channel, taps, p, sums.data(), bins + c * bin.channel);
+      pool_lanes(pixels + c * map.channel, taps, p, One{}, One{}, sums.data(), bins + c * bin.channel);
     }
   }
 }
@@ -229,8 +202,12 @@ void roi_align_backward_range(const scalar_t* grad,  // [K, C, PH, PW]
       taps.build(rois + k * 5, p);
       sums.resize(std::max<size_t>(sums.size(), taps.x.span() * lanes));
       const scalar_t* bins = grad + k * bin.image + first * bin.channel;
-      for (int64_t c = 0; c < last - first; c += lanes) {
-        spread_lanes(bins + c * bin.channel, taps, p, lanes, map.pixel, sums.data(), pixels + c * map.channel);
+      if (p.channels_last) {
+        spread_lanes(bins, taps, p, lanes, map.pixel, sums.data(), pixels);
+        continue;
+      }
+      for (int64_t c = 0; c < last - first; ++c) {
+        spread_lanes(bins + c * bin.channel, taps, p, One{}, One{}, sums.data(), pixels + c * map.channel);
       }
     }
   }

@@ -1,0 +1,57 @@
+"""The IoU decision and the sort keys, which host and device share, compared bit by bit on many millions of cases."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = Path(__file__).with_name("nms_geometry.cpp")
+FLAGS = ["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory) -> Path:
+    if shutil.which("g++") is None:
+        pytest.skip("no g++")
+    if not (ROOT / "csrc" / "geometry").is_dir():
+        pytest.skip("no csrc/: not a source tree")
+    output = tmp_path_factory.mktemp("geometry") / "nms_geometry"
+    subprocess.run(["g++", *FLAGS, f"-I{ROOT / 'csrc'}", str(SOURCE), "-o", str(output)], check=True)
+    return output
+
+
+def compare(program: Path, case: str, millions: int) -> None:
+    said = subprocess.run([program, case, str(millions)], capture_output=True, text=True, timeout=900)
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert int(re.match(r"\d+", said.stdout)[0]) >= millions * 1_000_000
+
+
+CASES = {
+    "near_ties_float": 40,
+    "near_ties_double": 15,
+    "exact_quotients_float": 8,
+    "exact_quotients_double": 4,
+    "any_bits_float": 10,
+    "any_bits_double": 5,
+    "boxes_float": 10,
+    "boxes_double": 5,
+    "threshold_rounding": 4,
+    "score_keys": 10,
+    "class_keys": 10,
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bit_by_bit(program, case):
+    compare(program, case, CASES[case])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_bit_by_bit_at_length(program, case):
+    compare(program, case, 25 * CASES[case])

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-SOURCE = Path(__file__).with_name("nms_geometry.cpp")
-FLAGS = ["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
-
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory) -> Path:
-    if shutil.which("g++") is None:
-        pytest.skip("no g++")
-    if not (ROOT / "csrc" / "geometry").is_dir():
-        pytest.skip("no csrc/: not a source tree")
-    output = tmp_path_factory.mktemp("geometry") / "nms_geometry"
-    subprocess.run(["g++", *FLAGS, f"-I{ROOT / 'csrc'}", str(SOURCE), "-o", str(output)], check=True)
-    return output
+def program(compile_geometry) -> Path:
+    return compile_geometry("nms_geometry")
 
 
 def compare(program: Path, case: str, millions: int) -> None:

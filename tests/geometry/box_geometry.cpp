@@ -1,6 +1,7 @@
 // anchors.h, box.h and pairwise_iou.h, bit by bit, on the host, in float.
 //
-// The expected value takes each operation of the formula on its own: in double, then rounded to float. For + - * / that
+// The expected value takes each operation of the formula on its own, in a function of its own (compilers narrow and
+// contract what they can see together): in double, then rounded to float. For + - * / that
 // is the correctly rounded float result (double has more than twice the digits), so nothing here may be contracted to
 // an FMA, reassociated or kept in a wider register. The device runs the same lines under -fmad=false.
 //
@@ -22,10 +23,18 @@ namespace {
 
 using Rng = std::mt19937_64;
 
-float add(float a, float b) { return static_cast<float>(static_cast<double>(a) + static_cast<double>(b)); }
-float sub(float a, float b) { return static_cast<float>(static_cast<double>(a) - static_cast<double>(b)); }
-float mul(float a, float b) { return static_cast<float>(static_cast<double>(a) * static_cast<double>(b)); }
-float divide(float a, float b) { return static_cast<float>(static_cast<double>(a) / static_cast<double>(b)); }
+[[gnu::noinline]] float add(float a, float b) {
+  return static_cast<float>(static_cast<double>(a) + static_cast<double>(b));
+}
+[[gnu::noinline]] float sub(float a, float b) {
+  return static_cast<float>(static_cast<double>(a) - static_cast<double>(b));
+}
+[[gnu::noinline]] float mul(float a, float b) {
+  return static_cast<float>(static_cast<double>(a) * static_cast<double>(b));
+}
+[[gnu::noinline]] float divide(float a, float b) {
+  return static_cast<float>(static_cast<double>(a) / static_cast<double>(b));
+}
 
 // Coordinates of every magnitude, NaN and infinity now and then.
 float number(Rng& rng) {

@@ -15,7 +15,7 @@ FLAGS = ["-std=gnu++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werro
 
 @pytest.fixture(scope="module")
 def compile_geometry(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``compile_geometry(stem, *flags)`` builds ``tests/geometry/<stem>.cpp``; skipped, visibly, without g++ or sources."""
+    """``compile_geometry(stem, *flags)`` builds ``tests/geometry/<stem>.cpp``; skipped without g++ or sources."""
     if shutil.which("g++") is None:
         pytest.skip("no g++")
     if not (ROOT / "csrc" / "geometry").is_dir():

@@ -12,12 +12,12 @@ from cuda_on_cpu.building import HERE, MODES, ROOT, build, includes, run, why_no
 
 
 def _cases() -> list:
-    """One parameter per mode, program and case; ``SLOW_CASE`` marks those that take long."""
+    """One parameter per mode, program and case; ``SLOW_CASE`` marks those that take long, and under TSan all do."""
     found = []
     for mode in MODES.values():
         for source in sorted(HERE.glob("*_test.cpp")):
             for slow, name in re.findall(r"^(SLOW_)?CASE\((\w+)\)", source.read_text(), re.MULTILINE):
-                marks = [pytest.mark.slow] if slow else []
+                marks = [pytest.mark.slow] if slow or mode.name == "tsan" else []
                 found.append(pytest.param(mode, source, name, id=f"{mode.name}-{source.stem}-{name}", marks=marks))
     return found
 

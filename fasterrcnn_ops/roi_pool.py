@@ -141,7 +141,8 @@ def _backward_backward(ctx, grad):
     """``grad`` is ``[N, C, H, W]``; returns what stands there at ``argmax``, ``[K, C, PH, PW]``."""
     rois, argmax = ctx.saved_tensors
     planes = rois[:, 0].long()[:, None] * grad.shape[1] + torch.arange(grad.shape[1], device=grad.device)  # [K, C]
-    pixels = planes[:, :, None, None] * (grad.shape[2] * grad.shape[3]) + argmax.clamp(min=0)
+    pixels = planes[:, :, None, None] * (grad.shape[2] * grad.shape[3]) + argmax
+    pixels = torch.where(argmax >= 0, pixels, 0)  # also where the RoI's image does not exist
     chosen = grad.reshape(-1)[pixels] if grad.numel() else grad.new_zeros(pixels.shape)
     return torch.where(argmax >= 0, chosen, torch.zeros_like(chosen)), *[None] * 10
 

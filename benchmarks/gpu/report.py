@@ -140,7 +140,9 @@ def picture(content: Mapping[str, Any], file: Path) -> str | None:
     axes.set_xscale("log")
     axes.set_xlabel("GPU time of one call, cold caches, µs: median, p10 to p90")
     known = content["facts"]
-    axes.set_title(f"{known['card']}, torch {known['torch']}, torchvision {known['torchvision']}, {known['commit'][:12]}")
+    axes.set_title(
+        f"{known['card']}, torch {known['torch']}, torchvision {known['torchvision']}, {known['commit'][:12]}"
+    )
     axes.legend(loc="best")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)

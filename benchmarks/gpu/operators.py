@@ -153,6 +153,7 @@ def decode_case(n: int) -> Case:
         theirs=theirs,
         reference=lambda deltas, anchors: reference_box_coder.decode_boxes(deltas, anchors, image_size=IMAGE),
         agree=close_to(relative=1e-5, absolute=2e-3),  # pixels; coordinates up to 1333
+        theirs_in_graph=False,  # copies constants from the host
     )
 
 

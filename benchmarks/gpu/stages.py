@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -78,24 +79,22 @@ class Run:
 
 
 def run(command: list[str], cwd: Path, limit: float, **environment: str) -> Run:
-    """Runs a program, output and errors together."""
+    """Runs a program, output and errors together; when time is up, it and all that it started end."""
     started = time.monotonic()
-    try:
-        done = subprocess.run(
-            command,
-            cwd=cwd,
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=max(limit, 1),
-            text=True,
-            errors="replace",
+    with tempfile.TemporaryFile() as log:  # a pipe would stay open as long as any descendant
+        process = subprocess.Popen(
+            command, cwd=cwd, env=os.environ | environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
-    except subprocess.TimeoutExpired as error:
-        said = error.stdout or b""
-        text = said.decode(errors="replace") if isinstance(said, bytes) else said
-        return Run(None, f"{text}\nstopped after {limit:.0f} s", time.monotonic() - started)
-    return Run(done.returncode, done.stdout, time.monotonic() - started)
+        stopped = ""
+        try:
+            code = process.wait(timeout=max(limit, 1))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            code, stopped = None, f"\nstopped after {limit:.0f} s"
+        log.seek(0)
+        output = log.read().decode(errors="replace") + stopped
+    return Run(code, output, time.monotonic() - started)
 
 
 def build(settings: Settings) -> Result:

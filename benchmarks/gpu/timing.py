@@ -169,7 +169,7 @@ def measure(
         samplers["cold"] |= _eager_samplers(side, calls, meter, typical, rotates)
         samplers["warm"] |= _eager_samplers(side, [calls[0]] * min(len(calls), 8), meter, typical, True)
         if captured is None:
-            notes.append(f"{side}: waits for the card, cannot be captured")
+            notes.append(f"{side}: waits for the card or the host, cannot be captured")
             continue
         to_capture = [lambda inputs=inputs, captured=captured: captured(*inputs) for inputs in sets]
         try:

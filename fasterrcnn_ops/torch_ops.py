@@ -3,9 +3,9 @@
 Import it where operators are used by name only, as an exported program does: ``import fasterrcnn_ops.torch_ops``.
 """
 
-import importlib
-import importlib.util
-
-for _room in ("anchors", "box_coder", "boxes", "nms", "roi_align", "roi_pool"):
-    if importlib.util.find_spec(f"fasterrcnn_ops.{_room}"):
-        importlib.import_module(f"fasterrcnn_ops.{_room}")
+import fasterrcnn_ops.anchors
+import fasterrcnn_ops.box_coder
+import fasterrcnn_ops.boxes
+import fasterrcnn_ops.nms
+import fasterrcnn_ops.roi_align
+import fasterrcnn_ops.roi_pool  # noqa: F401

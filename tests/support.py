@@ -5,6 +5,10 @@ Import as ``import support`` (pytest puts ``tests/`` on the path).
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -115,3 +119,22 @@ def require_memory(gib: float) -> None:
     available = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
     if int(available.split()[1]) < gib * 2**20:
         pytest.skip(f"needs {gib} GiB of memory")
+
+
+def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs this interpreter on the package under test, in an empty folder.
+
+    In the source folder Python would find the sources, where an installed package has its compiled libraries elsewhere.
+    """
+    import fasterrcnn_ops
+
+    package = str(Path(fasterrcnn_ops.__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    with tempfile.TemporaryDirectory() as folder:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": path, **environment},
+            capture_output=True,
+            text=True,
+        )

@@ -48,31 +48,35 @@ FRCNN_HD T clamp_keep_nan(T value, T low, T high) {
 }
 
 template <typename T>
+struct CentredBox {
+  T cx, cy, w, h;
+};
+
+// `extent` as in BoxCoderParams.
+template <typename T>
+FRCNN_HD CentredBox<T> centred(const Box<T>& box, T extent) {
+  const T w = box.x2 - box.x1 + extent;
+  const T h = box.y2 - box.y1 + extent;
+  return {box.x1 + T(0.5) * w, box.y1 + T(0.5) * h, w, h};
+}
+
+template <typename T>
 FRCNN_HD Deltas<T> encode_box(const Box<T>& box, const Box<T>& anchor, const BoxCoderParams<T>& params) {
-  const T anchor_w = anchor.x2 - anchor.x1 + params.extent;
-  const T anchor_h = anchor.y2 - anchor.y1 + params.extent;
-  const T anchor_cx = anchor.x1 + T(0.5) * anchor_w;
-  const T anchor_cy = anchor.y1 + T(0.5) * anchor_h;
-  const T w = box.x2 - box.x1 + params.extent;
-  const T h = box.y2 - box.y1 + params.extent;
-  const T cx = box.x1 + T(0.5) * w;
-  const T cy = box.y1 + T(0.5) * h;
-  return {params.weight_x * (cx - anchor_cx) / anchor_w, params.weight_y * (cy - anchor_cy) / anchor_h,
-          params.weight_w * std::log(w / anchor_w), params.weight_h * std::log(h / anchor_h)};
+  const CentredBox<T> from = centred(anchor, params.extent);
+  const CentredBox<T> to = centred(box, params.extent);
+  return {params.weight_x * (to.cx - from.cx) / from.w, params.weight_y * (to.cy - from.cy) / from.h,
+          params.weight_w * std::log(to.w / from.w), params.weight_h * std::log(to.h / from.h)};
 }
 
 template <typename T>
 FRCNN_HD Box<T> decode_box(const Deltas<T>& deltas, const Box<T>& anchor, const BoxCoderParams<T>& params) {
-  const T anchor_w = anchor.x2 - anchor.x1 + params.extent;
-  const T anchor_h = anchor.y2 - anchor.y1 + params.extent;
-  const T anchor_cx = anchor.x1 + T(0.5) * anchor_w;
-  const T anchor_cy = anchor.y1 + T(0.5) * anchor_h;
+  const CentredBox<T> from = centred(anchor, params.extent);
   const T dw = clamp_max_keep_nan(deltas.dw / params.weight_w, params.clip);
   const T dh = clamp_max_keep_nan(deltas.dh / params.weight_h, params.clip);
-  const T cx = deltas.dx / params.weight_x * anchor_w + anchor_cx;
-  const T cy = deltas.dy / params.weight_y * anchor_h + anchor_cy;
-  const T half_w = T(0.5) * (std::exp(dw) * anchor_w);
-  const T half_h = T(0.5) * (std::exp(dh) * anchor_h);
+  const T cx = deltas.dx / params.weight_x * from.w + from.cx;
+  const T cy = deltas.dy / params.weight_y * from.h + from.cy;
+  const T half_w = T(0.5) * (std::exp(dw) * from.w);
+  const T half_h = T(0.5) * (std::exp(dh) * from.h);
   Box<T> box{cx - half_w, cy - half_h, cx + half_w - params.extent, cy + half_h - params.extent};
   if (params.clip_to_image) {
     box.x1 = clamp_keep_nan(box.x1, T(0), params.max_x);

@@ -30,80 +30,82 @@ void build_ranges(T low, T high, double scale, int64_t bins, int64_t extent, std
   for (int64_t bin = 0; bin < bins; ++bin) ranges.push_back(pixels_inside(axis, bin, extent));
 }
 
-// The part of a map that an RoI's bins cover, kChannels channels of it side by side:
+// The columns that any of the bins [begin, end) of an axis covers; empty bins do not count.
+inline IndexRange covered(const std::vector<IndexRange>& bins) {
+  IndexRange all{0, 0};
+  for (const IndexRange& bin : bins) {
+    if (bin.begin >= bin.end) continue;
+    if (all.begin == all.end) all = bin;
+    all = {std::min(all.begin, bin.begin), std::max(all.end, bin.end)};
+  }
+  return all;
+}
+
+// Rows of the map, kChannels channels of it side by side:
 //
-//   map  [channel][h][w]  or  [h][w][channel]   -->   region  [h - rows.begin][w - columns.begin][kChannels]
+//   map  [channel][h][w]  or  [h][w][channel]   -->   slice  [h - rows.begin][w - columns.begin][kChannels]
 //
 // Gathering costs a fraction of the comparisons it speeds up: bins then compare kChannels channels with every
 // instruction, in either layout, and half types are widened once. Channels past the last are zeros and never read.
 template <typename T>
-struct Region {
+struct Slice {
+  static constexpr int64_t kPixels = 8192;  // 512 KiB of floats: stays in the second-level cache, however large the RoI
+
   IndexRange rows{0, 0}, columns{0, 0};
   std::vector<T> values;
 
   int64_t width() const { return columns.end - columns.begin; }
+  int64_t most_rows() const { return std::max<int64_t>(1, kPixels / std::max<int64_t>(1, width())); }
   const T* at(int64_t h, int64_t w) const {
     return values.data() + ((h - rows.begin) * width() + (w - columns.begin)) * kChannels;
-  }
-
-  // Of the bins [begin, end) along one axis; empty bins do not count.
-  static IndexRange covered(const std::vector<IndexRange>& bins) {
-    IndexRange all{0, 0};
-    for (const IndexRange& bin : bins) {
-      if (bin.begin >= bin.end) continue;
-      if (all.begin == all.end) all = bin;
-      all = {std::min(all.begin, bin.begin), std::max(all.end, bin.end)};
-    }
-    return all;
   }
 
   template <typename scalar_t>
   void gather(const scalar_t* map, int64_t map_width, int64_t channels, MapStrides strides) {
     values.assign((rows.end - rows.begin) * width() * kChannels, T(0));
     T* to = values.data();
-    for (int64_t h = rows.begin; h < rows.end; ++h) {
+    for (int64_t h = rows.begin; h < rows.end; ++h, to += width() * kChannels) {
       const scalar_t* row = map + (h * map_width + columns.begin) * strides.pixel;
       for (int64_t c = 0; c < channels; ++c) {
         for (int64_t w = 0; w < width(); ++w) {
           to[w * kChannels + c] = static_cast<T>(row[w * strides.pixel + c * strides.channel]);
         }
       }
-      to += width() * kChannels;
     }
   }
 };
 
-// Maximum of every channel over the pixels of one bin, the first of equals. As in torchvision, comparing with > starts
+// Maximum of every channel over the pixels of a bin, the first of equals. As in torchvision, comparing with > starts
 // from the lowest float, whatever the dtype, and so passes over NaN and -infinity: a bin of nothing else gives that
-// value
-// (-infinity in half types) and argmax -1. Index counts pixels: int32_t where the map allows, to fill vectors with
-// more.
+// value (-infinity in half types) and argmax -1. An empty bin gives 0 and -1. Index counts pixels: int32_t where the
+// map allows, to fill vectors with more.
 template <typename Index, typename T>
 struct BinMaximum {
   T value[kChannels];
   Index pixel[kChannels];
-};
 
-template <typename Index, typename T>
-BinMaximum<Index, T> pool_bin(const Region<T>& region, IndexRange rows, IndexRange columns, int64_t map_width) {
-  const bool empty = rows.begin >= rows.end || columns.begin >= columns.end;
-  BinMaximum<Index, T> best;  // local, hence in registers
-  std::fill_n(best.value, kChannels, empty ? T(0) : T(std::numeric_limits<float>::lowest()));
-  std::fill_n(best.pixel, kChannels, Index(-1));
-  if (empty) return best;
-  for (int64_t h = rows.begin; h < rows.end; ++h) {
-    const T* values = region.at(h, columns.begin);
-    for (int64_t w = columns.begin; w < columns.end; ++w, values += kChannels) {
-      const Index pixel = static_cast<Index>(h * map_width + w);
-      for (int64_t c = 0; c < kChannels; ++c) {
-        const bool better = values[c] > best.value[c];
-        best.value[c] = better ? values[c] : best.value[c];
-        best.pixel[c] = better ? pixel : best.pixel[c];
+  void clear(bool empty) {
+    std::fill_n(value, kChannels, empty ? T(0) : T(std::numeric_limits<float>::lowest()));
+    std::fill_n(pixel, kChannels, Index(-1));
+  }
+
+  // The pixels of the slice in `columns`. Slices come in rising order of rows.
+  void add(const Slice<T>& slice, IndexRange columns, int64_t map_width) {
+    BinMaximum best = *this;  // local, hence in registers
+    for (int64_t h = slice.rows.begin; h < slice.rows.end; ++h) {
+      const T* values = slice.at(h, columns.begin);
+      for (int64_t w = columns.begin; w < columns.end; ++w, values += kChannels) {
+        const Index here = static_cast<Index>(h * map_width + w);
+        for (int64_t c = 0; c < kChannels; ++c) {
+          const bool better = values[c] > best.value[c];
+          best.value[c] = better ? values[c] : best.value[c];
+          best.pixel[c] = better ? here : best.pixel[c];
+        }
       }
     }
+    *this = best;
   }
-  return best;
-}
+};
 
 }  // namespace roi_pool_detail
 
@@ -123,7 +125,8 @@ void roi_pool_forward_range(const scalar_t* input,  // [N, C, H, W]
   const MapStrides bin = map_strides(p.channels, p.pooled_height * p.pooled_width, p.channels_last);
   const int64_t blocks = blocks_of(p.channels);
   std::vector<IndexRange> rows, columns;
-  Region<T> region;
+  std::vector<BinMaximum<Index, T>> best(p.pooled_width);
+  Slice<T> slice;
   for (int64_t item = begin, built = -1; item < end; ++item) {
     const int64_t k = item / blocks;
     const int64_t image = image_of_roi(rois + k * 5, p.num_images);
@@ -131,20 +134,25 @@ void roi_pool_forward_range(const scalar_t* input,  // [N, C, H, W]
       const T* roi = rois + k * 5;
       build_ranges(roi[2], roi[4], p.spatial_scale, p.pooled_height, image < 0 ? 0 : p.height, rows);
       build_ranges(roi[1], roi[3], p.spatial_scale, p.pooled_width, image < 0 ? 0 : p.width, columns);
-      region.rows = region.covered(rows);
-      region.columns = region.covered(columns);
+      slice.columns = covered(columns);
       built = k;
     }
     const int64_t first = item % blocks * kChannels;
     const int64_t channels = std::min(p.channels - first, kChannels);
-    region.gather(input + std::max<int64_t>(image, 0) * map.image + first * map.channel, p.width, channels, map);
+    const scalar_t* pixels = input + std::max<int64_t>(image, 0) * map.image + first * map.channel;
     int64_t out = k * bin.image + first * bin.channel;
     for (int64_t ph = 0; ph < p.pooled_height; ++ph) {
+      const bool no_rows = rows[ph].begin >= rows[ph].end;
+      for (int64_t pw = 0; pw < p.pooled_width; ++pw) best[pw].clear(no_rows || columns[pw].begin >= columns[pw].end);
+      for (int64_t h = rows[ph].begin; h < rows[ph].end; h = slice.rows.end) {
+        slice.rows = {h, std::min(rows[ph].end, h + slice.most_rows())};
+        slice.gather(pixels, p.width, channels, map);
+        for (int64_t pw = 0; pw < p.pooled_width; ++pw) best[pw].add(slice, columns[pw], p.width);
+      }
       for (int64_t pw = 0; pw < p.pooled_width; ++pw, out += bin.pixel) {
-        const auto best = pool_bin<Index>(region, rows[ph], columns[pw], p.width);
         for (int64_t c = 0; c < channels; ++c) {
-          output[out + c * bin.channel] = static_cast<scalar_t>(best.value[c]);
-          argmax[out + c * bin.channel] = best.pixel[c];
+          output[out + c * bin.channel] = static_cast<scalar_t>(best[pw].value[c]);
+          argmax[out + c * bin.channel] = best[pw].pixel[c];
         }
       }
     }

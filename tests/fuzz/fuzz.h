@@ -1,5 +1,4 @@
-// What the fuzz programs of the small kernels share: random numbers, hostile values, exactly sized blocks, the main
-// loop.
+// What the fuzz programs share: random numbers, hostile values, exactly sized blocks, the main loop.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +29,13 @@ T hostile_value(Rng& rng) {
                       Limits::min(),
                       Limits::denorm_min(),
                       T(0),
-                      -T(0)};
+                      -T(0),
+                      T(1e7),
+                      T(-1e7),
+                      T(1e30),
+                      T(-1e30),
+                      T(4.5e15),
+                      T(9.3e18)};
   return values[below(rng, std::size(values))];
 }
 
@@ -44,8 +49,9 @@ T value(Rng& rng, int64_t hostility) {
 // An exactly sized heap block, so that AddressSanitizer sees the first step outside; std::vector may reserve more.
 template <typename T>
 struct Block {
-  explicit Block(int64_t size) : data(new T[size]), size(size) {}
+  explicit Block(int64_t size, T value = T(0)) : data(new T[size]), size(size) { std::fill_n(get(), size, value); }
   T& operator[](int64_t i) { return data[i]; }
+  T* get() const { return data.get(); }
   std::unique_ptr<T[]> data;
   int64_t size;
 };

@@ -1,48 +1,17 @@
 // Drives the torch-free NMS kernel under AddressSanitizer and UBSan: random and hostile inputs in exactly sized heap
 // blocks, so that one step outside is reported, and every result checked against a direct O(N^2) greedy NMS.
 //
-// Usage: nms_fuzz SEED ROUNDS. Prints the number of rounds done; a wrong result prints the round and exits with 1.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <limits>
-#include <memory>
 #include <numeric>
-#include <random>
 #include <vector>
 
+#include "fuzz.h"
 #include "nms/nms_cpu_kernel.h"
 
 namespace {
 
-using Rng = std::mt19937_64;
-
-int64_t below(Rng& rng, int64_t bound) { return static_cast<int64_t>(rng() % static_cast<uint64_t>(bound)); }
-
-template <typename T>
-T hostile_value(Rng& rng) {
-  using Limits = std::numeric_limits<T>;
-  const T values[] = {Limits::quiet_NaN(),
-                      -Limits::quiet_NaN(),
-                      Limits::infinity(),
-                      -Limits::infinity(),
-                      Limits::max(),
-                      Limits::lowest(),
-                      Limits::min(),
-                      Limits::denorm_min(),
-                      T(0),
-                      -T(0)};
-  return values[below(rng, std::size(values))];
-}
-
-// An exactly sized heap block: std::vector may reserve more than its size, which would hide an overrun.
-template <typename T>
-struct Block {
-  explicit Block(int64_t size) : data(new T[size]), size(size) {}
-  std::unique_ptr<T[]> data;
-  int64_t size;
-};
+using namespace fuzz;
 
 template <typename T>
 Block<T> random_boxes(Rng& rng, int64_t n, int64_t hostility) {
@@ -152,19 +121,10 @@ bool round_is_right(Rng& rng) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 3) return 2;
-  Rng rng(std::strtoull(argv[1], nullptr, 10));
-  const long rounds = std::strtol(argv[2], nullptr, 10);
-  for (long round = 0; round < rounds; ++round) {
-    const bool right = round % 4 == 0   ? round_is_right<float, int64_t>(rng)
-                       : round % 4 == 1 ? round_is_right<float, double>(rng)
-                       : round % 4 == 2 ? round_is_right<double, int64_t>(rng)
-                                        : round_is_right<double, double>(rng);
-    if (!right) {
-      std::printf("round %ld differs from the textbook form\n", round);
-      return 1;
-    }
-  }
-  std::printf("%ld rounds\n", rounds);
-  return 0;
+  return run(argc, argv, [](Rng& rng, long round) {
+    return round % 4 == 0   ? round_is_right<float, int64_t>(rng)
+           : round % 4 == 1 ? round_is_right<float, double>(rng)
+           : round % 4 == 2 ? round_is_right<double, int64_t>(rng)
+                            : round_is_right<double, double>(rng);
+  });
 }

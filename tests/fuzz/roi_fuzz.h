@@ -1,50 +1,12 @@
-// Inputs of the RoI fuzzers: hostile numbers, RoIs, and heap blocks of exactly the size asked for.
+// Inputs of the RoI fuzzers: maps and RoIs.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
-#include <iterator>
-#include <limits>
-#include <memory>
 #include <random>
 
+#include "fuzz.h"
+
 namespace fuzz {
-
-using Rng = std::mt19937_64;
-
-inline int64_t below(Rng& rng, int64_t bound) { return static_cast<int64_t>(rng() % static_cast<uint64_t>(bound)); }
-
-// std::vector may reserve more than its size, which would hide an overrun from AddressSanitizer.
-template <typename T>
-struct Block {
-  explicit Block(int64_t size, T value = T(0)) : data(new T[size]), size(size) {
-    for (int64_t i = 0; i < size; ++i) data[i] = value;
-  }
-  T* get() const { return data.get(); }
-  std::unique_ptr<T[]> data;
-  int64_t size;
-};
-
-template <typename T>
-T hostile_value(Rng& rng) {
-  using Limits = std::numeric_limits<T>;
-  const T values[] = {Limits::quiet_NaN(),
-                      Limits::infinity(),
-                      -Limits::infinity(),
-                      Limits::max(),
-                      Limits::lowest(),
-                      Limits::min(),
-                      Limits::denorm_min(),
-                      T(0),
-                      T(-0.0),
-                      T(1e7),
-                      T(-1e7),
-                      T(1e30),
-                      T(-1e30),
-                      T(4.5e15),
-                      T(9.3e18)};
-  return values[below(rng, std::size(values))];
-}
 
 template <typename T>
 Block<T> random_map(Rng& rng, int64_t size) {

@@ -86,18 +86,10 @@ const char* round(Rng& rng) {
 
 }  // namespace
 
-int main(int, char** arguments) {
-  const uint64_t seed = std::strtoull(arguments[1], nullptr, 10);
-  const int64_t rounds = std::strtoll(arguments[2], nullptr, 10);
-  Rng rng(seed);
-  for (int64_t i = 0; i < rounds; ++i) {
-    const char* problem = i % 2 ? round<float>(rng) : round<double>(rng);
-    if (problem) {
-      std::printf("seed %llu round %lld: %s\n", static_cast<unsigned long long>(seed), static_cast<long long>(i),
-                  problem);
-      return 1;
-    }
-  }
-  std::printf("%lld rounds\n", static_cast<long long>(rounds));
-  return 0;
+int main(int argc, char** argv) {
+  return fuzz::run(argc, argv, [](Rng& rng, long number) {
+    const char* problem = number % 2 ? round<float>(rng) : round<double>(rng);
+    if (problem) std::printf("%s\n", problem);
+    return problem == nullptr;
+  });
 }

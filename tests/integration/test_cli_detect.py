@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
+import support
 import torch
 from PIL import Image
 from typer.testing import CliRunner
@@ -140,7 +139,7 @@ def test_shipped_weights_are_the_default(tmp_path):
 
 
 def test_the_command_runs_as_a_module():
-    result = subprocess.run([sys.executable, "-m", "fasterrcnn", "--help"], capture_output=True, text=True, check=False)
+    result = support.run_python("-m", "fasterrcnn", "--help")
     assert result.returncode == 0, result.stderr
     assert "demo" in result.stdout
     assert "detect" in result.stdout

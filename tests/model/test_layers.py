@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
+
+import support
 
 import fasterrcnn_ops
 
@@ -36,8 +36,7 @@ def test_the_check_would_notice(tmp_path):
 
 def test_using_operators_loads_no_detector():
     code = "import sys, fasterrcnn_ops; fasterrcnn_ops.nms; print({m.split('.')[0] for m in sys.modules})"
-    # The child finds the package where this process did.
-    environment = {"PYTHONPATH": str(OPS.parent)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    done = support.run_python("-c", code)
+    assert done.returncode == 0, done.stderr
     assert "'fasterrcnn_ops'" in done.stdout
     assert "'fasterrcnn'" not in done.stdout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from typing import Any
 
@@ -51,7 +50,6 @@ def measure_all(cases: list[Case], meter: Meter, settings: Settings, ceilings: d
         content["rows"].append(row)
         print(f"{case.name}: {row.get('error') or row['match']}", flush=True)
         report.save(file, {"stage": "operators", "facts": facts, "complete": False, **content})
-        gc.collect()
     content["picture"] = report.picture({"facts": facts, **content}, file.with_suffix(".png")) or file.stem + ".png"
     print(report.table(content["rows"]))
     return FAILED if any("error" in row for row in content["rows"]) else OK, content

@@ -15,6 +15,7 @@ from support import require_torchvision
 
 CPU = torch.device("cpu")
 TINY = operator_cases(tiny=True)
+ONE_OF_EACH = list({case.op: case for case in TINY}.values())
 over_cases = pytest.mark.parametrize("case", TINY, ids=lambda case: case.name)
 
 
@@ -135,11 +136,11 @@ def rows_of(tmp_path, l2_bytes: int, cases=TINY, **settings):
 @pytest.mark.parametrize(("l2_bytes", "rotates"), [(100, True), (10_000_000, False)])
 def test_rows_from_end_to_end(tmp_path, l2_bytes, rotates):
     require_torchvision()
-    code, content, meter = rows_of(tmp_path, l2_bytes)
+    code, content, meter = rows_of(tmp_path, l2_bytes, ONE_OF_EACH)
     assert code == OK, [row["error"] for row in content["rows"] if "error" in row]
-    assert len(content["rows"]) == len(TINY)
+    assert len(content["rows"]) == len(ONE_OF_EACH)
     assert bool(meter.flushed) == (not rotates)
-    for case, row in zip(TINY, content["rows"], strict=True):
+    for case, row in zip(ONE_OF_EACH, content["rows"], strict=True):
         assert ("rotating" in row["cold_by"]) == rotates
         expected = {name for name in CONTENDERS if name != "theirs_graph" or case.theirs_in_graph}
         for state in ("cold", "warm"):

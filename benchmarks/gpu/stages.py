@@ -75,7 +75,14 @@ class Run:
     seconds: float
 
     def facts(self) -> dict[str, Any]:
-        return {"exit": self.code, "seconds": round(self.seconds, 1), "output": self.output[-TAIL:]}
+        """For a result file: the end of the output, without the folders of this machine."""
+        return {"exit": self.code, "seconds": round(self.seconds, 1), "output": without_folders(self.output)[-TAIL:]}
+
+
+def without_folders(output: str) -> str:
+    """The checkout becomes ``.`` (also where it is given relative to another folder), the interpreter's ``<python>``."""
+    output = re.sub(r"(?:(?:\.\./)*\.\.)?" + re.escape(str(ROOT)) + r"(?=[/\s:'\"]|$)", ".", output)
+    return output.replace(sys.prefix + "/", "<python>/")
 
 
 def run(command: list[str], cwd: Path, limit: float, **environment: str) -> Run:

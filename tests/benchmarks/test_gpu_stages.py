@@ -108,6 +108,11 @@ def test_run_ends_a_program_and_its_children_when_time_is_up(tmp_path):
     assert time.monotonic() - started < 30
 
 
+def test_results_do_not_name_the_machines_folders():
+    said = f"{ROOT}/tests/a.py ../..{ROOT}/tests/b.py:3 {ROOT}: {sys.prefix}/bin/x /other"
+    assert stages.Run(0, said, 1.0).facts()["output"] == "./tests/a.py ./tests/b.py:3 .: <python>/bin/x /other"
+
+
 def test_junit_counts():
     junit = '<testsuites><testsuite tests="9" failures="1" errors="1" skipped="3"/></testsuites>'
     assert stages.test_counts(junit) == {"passed": 4, "failed": 2, "skipped": 3}

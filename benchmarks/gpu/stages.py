@@ -80,7 +80,7 @@ class Run:
 
 
 def without_folders(output: str) -> str:
-    """The checkout becomes ``.`` (also where it is given relative to another folder), the interpreter's ``<python>``."""
+    """The checkout becomes ``.`` (also where given relative to another folder), the interpreter's ``<python>``."""
     output = re.sub(r"(?:(?:\.\./)*\.\.)?" + re.escape(str(ROOT)) + r"(?=[/\s:'\"]|$)", ".", output)
     return output.replace(sys.prefix + "/", "<python>/")
 

@@ -14,6 +14,10 @@ import pytest
 import torch
 from gpu import report, stages
 
+import fasterrcnn_ops
+from fasterrcnn_ops import _library
+
+_library.load()
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("build", "tests", "sanitizer", "ceilings", "operators")
 
@@ -120,7 +124,7 @@ def test_junit_counts():
 
 def test_operators_without_cuda_kernel_are_listed():
     """Of this build: all of them, or none."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__import__("fasterrcnn_ops").__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(fasterrcnn_ops.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", stages.LIST_MISSING], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     has_cuda = torch._C._dispatch_has_kernel_for_dispatch_key("fasterrcnn_ops::nms", "CUDA")

@@ -17,8 +17,12 @@ from fasterrcnn_ops import _library
 _library.load()
 
 _FORMATS = ("xyxy", "xywh", "cxcywh")
-# Where the operator has a kernel of ours; elsewhere the same formula runs as torch operations.
-_KERNEL_DEVICES = ("cpu",)
+# Where the operator has a kernel in this build; elsewhere the same formula runs as torch operations.
+_KERNEL_DEVICES = tuple(
+    device
+    for device in ("cpu", "cuda")
+    if torch._C._dispatch_has_kernel_for_dispatch_key("fasterrcnn_ops::box_iou", device.upper())
+)
 
 
 def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:

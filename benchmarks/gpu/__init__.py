@@ -1,0 +1,1 @@
+"""Measuring on a card; ``benchmarks/gpu_acceptance.py`` is the way in."""

@@ -1,0 +1,74 @@
+"""The short list for compute-sanitizer: every operator once at small sizes, results compared with the CPU's.
+
+Run by the ``sanitizer`` stage of ``benchmarks/gpu_acceptance.py``; ``--canary`` only asks whether torch and the tool
+get along.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+CUDA = torch.device("cuda")
+
+
+def canary() -> None:
+    assert torch.ones(1000, device=CUDA).sum().item() == 1000
+
+
+def operators(device: torch.device) -> None:
+    from fasterrcnn_ops import box_iou, decode_boxes, encode_boxes, grid_anchors
+    from fasterrcnn_ops.nms import batched_nms, nms, nms_padded
+    from fasterrcnn_ops.roi_align import roi_align
+    from fasterrcnn_ops.roi_pool import roi_pool
+
+    generator = torch.Generator().manual_seed(0)
+
+    def random_boxes(count: int) -> torch.Tensor:
+        corner, side = torch.rand(2, count, 2, generator=generator) * 60
+        return torch.cat((corner, corner + side + 1), dim=1)
+
+    def check(name: str, call, *inputs: torch.Tensor) -> None:
+        found, expected = call(*(tensor.to(device) for tensor in inputs)), call(*inputs)
+        pairs = zip(found, expected, strict=True) if isinstance(found, tuple) else [(found, expected)]
+        for one, other in pairs:
+            torch.testing.assert_close(one.cpu(), other, rtol=1e-4, atol=1e-3, equal_nan=True)
+        print(name, flush=True)
+
+    check("grid_anchors", lambda cells: grid_anchors(cells, (5, 7), 16), random_boxes(3))
+    boxes, anchors = random_boxes(300), random_boxes(300)
+    check("encode_boxes", encode_boxes, boxes, anchors)
+    check("decode_boxes", decode_boxes, encode_boxes(boxes, anchors), anchors)
+    check("box_iou", box_iou, boxes, random_boxes(37))
+    for count in (65, 300):
+        boxes, scores = random_boxes(count), torch.rand(count, generator=generator)
+        ids = torch.randint(4, (count,), generator=generator)
+        check(f"nms {count}", lambda boxes, scores: nms(boxes, scores, 0.5), boxes, scores)
+        check(f"batched_nms {count}", lambda *inputs: batched_nms(*inputs, 0.5), boxes, scores, ids)
+        check(
+            f"nms_padded {count}", lambda *inputs: nms_padded(*inputs, iou_threshold=0.5, max_output=20), boxes, scores
+        )
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for channels in (8, 5):  # wide and scalar accesses
+            features = torch.randn(2, channels, 12, 17, generator=generator).to(memory_format=layout)
+            rois = torch.cat((torch.randint(2, (9, 1), generator=generator), random_boxes(9) * 2), dim=1)
+            for name, call in (
+                ("roi_align", lambda features, rois: roi_align(features, rois, 3, 1 / 8, 2)),
+                ("roi_align adaptive", lambda features, rois: roi_align(features, rois, 3, 1 / 8, aligned=True)),
+                ("roi_pool", lambda features, rois: roi_pool(features, rois, 3, 1 / 8)),
+            ):
+
+                def forward_and_gradient(features, rois, call=call):
+                    leaf = features.detach().requires_grad_()
+                    pooled = call(leaf, rois)
+                    return pooled.detach(), torch.autograd.grad(pooled.square().sum(), leaf)[0]
+
+                check(f"{name} {channels} channels", forward_and_gradient, features, rois)
+
+
+if __name__ == "__main__":
+    canary()
+    if "--canary" not in sys.argv:
+        operators(CUDA)
+    torch.cuda.synchronize()

@@ -1,0 +1,204 @@
+"""Every operator row of the GPU acceptance, at a tiny size on the CPU: inputs, agreement, measuring."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from gpu import race, timing
+from gpu.agreement import all_equal, close_to, same_indices
+from gpu.arithmetic import CONTENDERS
+from gpu.operators import operator_cases, size_of, tensors_of
+from gpu.stages import FAILED, OK, Settings
+from support import require_torchvision
+
+CPU = torch.device("cpu")
+TINY = operator_cases(tiny=True)
+ONE_OF_EACH = list({case.op: case for case in TINY}.values())
+over_cases = pytest.mark.parametrize("case", TINY, ids=lambda case: case.name)
+
+
+def first_ones(padded: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    keep, count = padded
+    return keep[: int(count)]
+
+
+class HostMeter:
+    """The interface of ``timing.Meter`` with the host's clock."""
+
+    device = CPU
+
+    def __init__(self, l2_bytes: int) -> None:
+        self.l2_bytes = l2_bytes
+        self.flushed = 0
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+    def gpu(self, calls, head_start: float = 0.0) -> float:
+        started = time.perf_counter()
+        for call in calls:
+            call()
+        return (time.perf_counter() - started) / len(calls)
+
+    def wall(self, call) -> float:
+        return self.gpu([call])
+
+    def capture(self, calls):
+        return lambda: [call() for call in calls]
+
+
+# --- the definitions -------------------------------------------------------------------------------------------------
+
+
+def test_full_and_tiny_rows_correspond():
+    full = operator_cases()
+    assert [(case.op, case.dtype, case.layout) for case in full if case.op != "nms"] == [
+        (case.op, case.dtype, case.layout) for case in TINY if case.op != "nms"
+    ]
+    assert [case.shape for case in full if case.op == "nms"] == ["1000", "2000", "6000", "12000", "30000", "100000"]
+    assert {case.op for case in full} >= {"anchors", "decode", "batched_nms", "roi_align", "roi_align backward"}
+    assert {case.op for case in full} >= {"roi_align adaptive", "roi_pool", "roi_pool backward"}
+    assert len({case.name for case in full}) == len(full)
+
+
+@over_cases
+def test_ours_agrees_with_the_reference(case):
+    inputs = case.make(CPU, 5)
+    found = case.ours(*inputs)
+    case.agree(found, case.reference(*inputs))
+    assert case.least_bytes(inputs, found) > size_of(found)
+    if case.captured is not None:
+        assert case.agree(first_ones(case.captured(*inputs)), found) == "equal"
+
+
+@over_cases
+def test_theirs_agrees(case):
+    require_torchvision()
+    timing.compare(case, case.make(CPU, 6))
+
+
+@over_cases
+def test_inputs_are_seeded_and_fresh(case):
+    one, same, other = case.make(CPU, 1), case.make(CPU, 1), case.make(CPU, 2)
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    if case.op != "anchors":  # a constant of the architecture
+        assert not all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@over_cases
+def test_layouts_are_those_named(case):
+    maps = [tensor for tensor in tensors_of(case.make(CPU, 1)) if tensor.dim() == 4 and tensor.is_floating_point()]
+    assert (len(maps) == 1) == bool(case.layout)
+    for tensor in maps:
+        assert tensor.is_contiguous() == (case.layout == "NCHW")
+        assert tensor.is_contiguous(memory_format=torch.channels_last) == (case.layout == "NHWC")
+
+
+# --- agreement -------------------------------------------------------------------------------------------------------
+
+
+def test_disagreement_raises():
+    one = torch.arange(4.0)
+    assert all_equal(one, one.clone()) == "equal"
+    assert close_to(0, 0.5)([one], [one + 0.25]) == "within 2.5e-01"
+    for agree, found, expected in (
+        (all_equal, one, one + 1e-6),
+        (close_to(0, 0.5), one, one + 1),
+        (close_to(0, 0.5), one, one.double()),
+        (same_indices, torch.tensor([1, 2]), torch.tensor([2, 1])),
+        (same_indices, torch.tensor([1, 2]), torch.tensor([1])),
+    ):
+        with pytest.raises(AssertionError):
+            agree(found, expected)
+
+
+def test_a_flipped_box_in_a_thousand_is_told():
+    kept = torch.arange(1000)
+    assert same_indices(kept, kept.clone()) == "equal"
+    assert same_indices(kept[:-1], kept) == "1 of 1000 kept boxes differ"
+    with pytest.raises(AssertionError, match="3 of 1000"):
+        same_indices(kept[:-3], kept)
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+def rows_of(tmp_path, l2_bytes: int, cases=TINY, **settings):
+    meter = HostMeter(l2_bytes)
+    code, content = race.measure_all(
+        cases, meter, Settings(out=tmp_path, card="A Card", seconds=0.001, **settings), None
+    )
+    return code, content, meter
+
+
+@pytest.mark.parametrize(("l2_bytes", "rotates"), [(100, True), (10_000_000, False)])
+def test_rows_from_end_to_end(tmp_path, l2_bytes, rotates):
+    require_torchvision()
+    code, content, meter = rows_of(tmp_path, l2_bytes, ONE_OF_EACH)
+    assert code == OK, [row["error"] for row in content["rows"] if "error" in row]
+    assert len(content["rows"]) == len(ONE_OF_EACH)
+    assert bool(meter.flushed) == (not rotates)
+    for case, row in zip(ONE_OF_EACH, content["rows"], strict=True):
+        assert ("rotating" in row["cold_by"]) == rotates
+        expected = {name for name in CONTENDERS if name != "theirs_graph" or case.theirs_in_graph}
+        for state in ("cold", "warm"):
+            assert set(row[state]) == expected | {"ratios"}
+            assert all(row[state][name]["samples"] >= timing.LEAST_ROUNDS for name in expected)
+        assert row["bytes"] > 0
+        assert row["percent_of_floor"] > 0
+        assert bool(row["notes"]) == (not case.theirs_in_graph)
+    assert (tmp_path / "gpu_a_card_operators.json").exists()
+
+
+def wrong(case):
+    """The case with a rival whose results differ."""
+    fields = {name: getattr(case, name) for name in case.__dataclass_fields__}
+    return type(case)(**fields | {"theirs": lambda *inputs: [tensor + 1 for tensor in tensors_of(case.ours(*inputs))]})
+
+
+def test_a_mismatch_fails_the_row_and_is_not_timed(tmp_path):
+    case = wrong(TINY[0])
+    code, content, _ = rows_of(tmp_path, 100, [case])
+    assert code == FAILED
+    (row,) = content["rows"]
+    assert row["error"].startswith("AssertionError")
+    assert "cold" not in row
+
+
+def test_rows_beyond_the_limit_are_named(tmp_path):
+    code, content, _ = rows_of(tmp_path, 100, limit=0.0)
+    assert code == FAILED
+    assert [row["error"] for row in content["rows"]] == ["not reached within the limit of time"] * len(TINY)
+
+
+def test_only_some_rows(tmp_path):
+    code, content, _ = rows_of(tmp_path, 100, only="batched", limit=0.0)
+    assert [row["op"] for row in content["rows"]] == ["batched_nms"]
+    code, content, _ = rows_of(tmp_path, 100, only="no such row")
+    assert code == FAILED
+    assert "no row has 'no such row' in its name" in content["error"]
+
+
+def test_sets_turn_the_cache_over():
+    for size in (1, 999, 1000, 10**9):
+        assert (timing.sets_needed(size, 1000) - 1) * size > timing.L2_TURNOVER * 1000
+
+
+def test_everybody_takes_turns():
+    order = []
+    taken = timing.in_turns({name: lambda name=name: order.append(name) or 1.0 for name in "abc"}, seconds=0)
+    assert order[:6] == list("abccba")
+    assert {name: len(samples) for name, samples in taken.items()} == dict.fromkeys("abc", timing.LEAST_ROUNDS)
+
+
+def test_poison_reaches_the_first_result():
+    results = []
+
+    def call():
+        results.append(torch.ones(3))
+        return results[-1]
+
+    assert torch.equal(timing.poisoned(call), torch.ones(3))
+    assert results[0].isnan().all()

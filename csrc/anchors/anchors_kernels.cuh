@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kAnchorsBlock = 256;
 
-// One thread per anchor; neighbouring threads write neighbouring boxes (16 bytes each in float32).
+// One thread per anchor; neighbouring threads write neighbouring boxes.
 // The grid strides over the anchors, so that any count fits the launch limits.
 template <typename T>
 __global__ void grid_anchors_kernel(const Box<T>* __restrict__ cell_anchors,  // [A]

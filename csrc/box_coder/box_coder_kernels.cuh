@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kBoxCoderBlock = 256;
 
-// One thread per box, the grid striding over them: 16-byte reads and writes (float32), neighbours side by side.
+// One thread per box, the grid striding over them: neighbours read and write neighbouring boxes.
 template <typename T>
 __global__ void encode_boxes_kernel(const Box<T>* __restrict__ boxes, const Box<T>* __restrict__ anchors, int64_t count,
                                     BoxCoderParams<T> params, Deltas<T>* __restrict__ deltas) {

@@ -62,8 +62,13 @@ inline Tensor contiguous_map(const Tensor& map, bool channels_last) {
 
 // Uninitialised [size] on the device of `like`.
 inline Tensor empty_map(const Tensor& like, std::array<int64_t, 4> size, ScalarType dtype, bool channels_last) {
-  return torch::stable::empty({size.data(), size.size()}, dtype, std::nullopt, like.device(), std::nullopt,
-                              memory_format(channels_last));
+  const torch::headeronly::IntHeaderOnlyArrayRef shape(size.data(), size.size());
+  return allocated(
+      [&] {
+        return torch::stable::empty(shape, dtype, std::nullopt, like.device(), std::nullopt,
+                                    memory_format(channels_last));
+      },
+      shape, dtype);
 }
 
 }  // namespace frcnn

@@ -155,9 +155,27 @@ inline auto dispatch_coordinates(ScalarType dtype, Body&& body) {
 // Tensors
 // ---------------------------------------------------------------------------------------------------------------------
 
+// The tensor that allocate() makes. Where torch cannot (too large, out of memory), its own error would name an internal
+// call; this one says what was asked for.
+template <typename Allocate>
+inline Tensor allocated(const Allocate& allocate, torch::headeronly::IntHeaderOnlyArrayRef size, ScalarType dtype) {
+  try {
+    return allocate();
+  } catch (const std::exception&) {
+    std::ostringstream shape;
+    double bytes = static_cast<double>(aoti_torch_dtype_element_size(static_cast<int32_t>(dtype)));
+    for (size_t i = 0; i < size.size(); ++i) {
+      shape << (i ? ", " : "") << size[i];
+      bytes *= static_cast<double>(size[i]);
+    }
+    fail("cannot allocate a result of shape [", shape.str(), "], ", dtype_name(dtype), ": ", bytes / (1 << 30), " GiB");
+  }
+}
+
 // Uninitialised tensor on the device of `like`.
 inline Tensor empty_on(const Tensor& like, std::initializer_list<int64_t> size, ScalarType dtype) {
-  return torch::stable::new_empty(like, {size.begin(), size.size()}, dtype);
+  const torch::headeronly::IntHeaderOnlyArrayRef shape(size.begin(), size.size());
+  return allocated([&] { return torch::stable::new_empty(like, shape, dtype); }, shape, dtype);
 }
 
 // `tensor` as contiguous memory of `dtype`; no copy where it already is.

@@ -5,5 +5,6 @@ from __future__ import annotations
 from fasterrcnn.build import build
 from fasterrcnn.model import FasterRCNN
 from fasterrcnn.types import Detections
+from fasterrcnn_ops import __version__
 
-__all__ = ["Detections", "FasterRCNN", "build"]
+__all__ = ["Detections", "FasterRCNN", "__version__", "build"]

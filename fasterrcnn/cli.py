@@ -1,4 +1,4 @@
-"""The command ``fasterrcnn``. Heavy imports happen inside the commands, so that ``--help`` answers at once."""
+"""The command ``fasterrcnn``."""
 
 from __future__ import annotations
 
@@ -27,6 +27,23 @@ errors = Console(stderr=True)
 def main() -> None:
     """Entry point of the console script."""
     app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from fasterrcnn import __version__
+
+        console.print(f"fasterrcnn {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Faster R-CNN detectors."""
 
 
 @app.command()
@@ -121,8 +138,8 @@ def _check_device(name: str) -> None:
     import torch
 
     try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises an AssertionError
+        torch.zeros(1, device=name).tolist()  # "meta" makes tensors, but none with values
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA raises an AssertionError
         raise typer.BadParameter(f"{name}: {str(error).splitlines()[0]}", param_hint="--device") from error
 
 

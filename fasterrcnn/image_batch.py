@@ -62,12 +62,12 @@ class ImageBatcher:
         """Builds a batch.
 
         Args:
-            images: Tensors float[3, h, w], RGB 0–1, of any sizes; at least one.
+            images: Tensors float[3, h, w], RGB 0–1, of any sizes and floating dtypes; at least one.
             targets: Ground truth of each image, boxes in pixels of that image.
             device: Where the batch is wanted; by default where the first image is.
 
         Returns:
-            The batch; padding is 0 after normalisation, at the right and the bottom.
+            The batch, float32; padding is 0 after normalisation, at the right and the bottom.
 
         Raises:
             TypeError: An image is no float tensor.
@@ -81,7 +81,7 @@ class ImageBatcher:
         resized, scales = [], []
         for index, image in enumerate(images):
             _check_image(image, index)
-            tensor, scale = self._resize(image.to(device))
+            tensor, scale = self._resize(image.to(device, torch.float32))
             resized.append(tensor)
             scales.append(scale)
         sizes = [(int(image.shape[1]), int(image.shape[2])) for image in resized]

@@ -76,8 +76,10 @@ class TwoStageDetector(nn.Module):
 
         Raises:
             TypeError: An image is no float tensor.
-            ValueError: An image is not 3 × H × W.
+            ValueError: An image is not 3 × H × W, or ``max_detections`` is negative.
         """
+        if max_detections is not None and max_detections < 0:
+            raise ValueError(f"max_detections must not be negative, got {max_detections}")
         if len(images) == 0:
             return []
         with evaluating(self), torch.no_grad():
@@ -318,12 +320,15 @@ class FasterRCNN(TwoStageDetector):
             * head: ``(roi_cls_locs, roi_scores)``, see :class:`RoIHeads`.
 
         Raises:
-            ValueError: Unknown mode, or a list of images in training mode without targets.
+            ValueError: Unknown mode, images of another shape, or a list of images in training mode without targets.
         """
         if isinstance(x, list):
             if scale is None or isinstance(scale, (list, tuple)):
                 targets = scale
             return super().forward(x, targets)
+        if mode in ("forward", "extractor") and not (isinstance(x, Tensor) and x.ndim == 4):
+            found = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"mode {mode!r} takes images [N, 3, H, W], or a list of [3, H, W], got {found}")
         if mode == "forward":
             img_size: Size = x.shape[2:]
             features = self.extractor(x)

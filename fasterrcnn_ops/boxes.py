@@ -103,6 +103,9 @@ def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
         tensor([[ 0., 10., 40., 60.]])
     """
     height, width = size
+    if not boxes.dtype.is_floating_point:  # whole numbers up to the border, as far as the dtype goes
+        largest = torch.iinfo(boxes.dtype).max
+        height, width = min(int(height), largest), min(int(width), largest)
     x = boxes[..., 0::2].clamp(min=0, max=width)
     y = boxes[..., 1::2].clamp(min=0, max=height)
     return torch.stack((x, y), dim=-1).flatten(-2)

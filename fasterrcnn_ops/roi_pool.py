@@ -44,12 +44,12 @@ def roi_pool(
             that names no image.
 
     Note:
-        No RoIs give ``[0, C, PH, PW]``. Bins outside the map, and all bins of an RoI with NaN or inf, are 0; inverted
-        RoIs are one pixel. The first of equal maxima, in rows, receives the gradient. NaN never is the maximum; as in
-        torchvision, a bin without any value above the lowest float32 (-3.4e38) gives that value in ``input``'s dtype
-        (-inf in half types) and no gradient. Differentiable in ``input``, twice too; not in ``boxes``. Forward and
-        backward are deterministic; gradients are summed in float32 (float64) and rounded once. Under autocast,
-        ``input`` keeps the precision it has.
+        No RoIs give ``[0, C, PH, PW]``. Bins outside the map are 0, and so are all bins of an RoI with NaN or inf or
+        whose scaled side overflows; inverted RoIs are one pixel. The first of equal maxima, in rows, receives the
+        gradient. NaN never is the maximum; as in torchvision, a bin without any value above the lowest float32
+        (-3.4e38) gives that value in ``input``'s dtype (-inf in half types) and no gradient. Differentiable in
+        ``input``, twice too; not in ``boxes``. Forward and backward are deterministic; gradients are summed in float32
+        (float64) and rounded once. Under autocast, ``input`` keeps the precision it has.
 
     Source:
         Girshick, "Fast R-CNN", 2015, section 2.1.

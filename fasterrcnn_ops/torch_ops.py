@@ -1,4 +1,4 @@
-"""Registers every operator with torch: schemas and kernels, fake kernels, autograd, autocast.
+"""Registers every operator with torch: schemas and kernels, fake kernels, autograd.
 
 Import it where operators are used by name only, as an exported program does: ``import fasterrcnn_ops.torch_ops``.
 """

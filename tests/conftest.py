@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+# Two OpenMP threads on cores that others use as well wait for each other far longer than one thread computes. Tests of
+# what threads must not change set their numbers themselves.
+torch.set_num_threads(1)
+
 
 def _devices() -> list:
     no_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

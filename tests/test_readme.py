@@ -29,6 +29,12 @@ def test_as_torchvision():
     assert names["features"].shape == (3, 8, 7, 7)
 
 
+def test_fixed_capacity_of_nothing():
+    names = {"boxes": torch.empty(0, 4), "scores": torch.empty(0)}
+    exec(block_with("nms_padded"), names)
+    assert torch.equal(names["proposals"], torch.zeros(1000, 4))
+
+
 def test_fixed_capacity():
     boxes = torch.tensor([[0.0, 0.0, 32.0, 32.0], [1.0, 0.0, 32.0, 32.0], [64.0, 0.0, 96.0, 64.0]])
     names = {"boxes": boxes, "scores": torch.tensor([0.5, 0.9, 0.4])}

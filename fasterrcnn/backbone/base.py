@@ -15,6 +15,9 @@ Optional:
 * ``pretrained``: a :class:`PretrainedSource`, for ``FasterRCNN(pretrained=True)`` and ``weights=``.
 
 Example:
+    >>> from torch import nn
+    >>> from fasterrcnn import FasterRCNN
+    >>> from fasterrcnn.backbone.base import RoIStage
     >>> class Mine(nn.Module):
     ...     out_channels, stride = 64, 16
     ...     def __init__(self):

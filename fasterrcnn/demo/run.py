@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +83,22 @@ def run_demo(
         weights = train_detector(out_dir / "training")
         console.print(f"Trained weights: {weights}")
     weights = weights or WEIGHTS
+    with _one_thread():
+        return _tell(out_dir, weights, console)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The pictures are small: a second thread gains little on an idle machine and costs much on a busy one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _tell(out_dir: Path, weights: Path, console: Console) -> DemoReport:
     start = time.perf_counter()
     model = checkpoints.load_model(weights)
     if model.class_names != SyntheticScenes.class_names:

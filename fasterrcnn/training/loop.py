@@ -8,6 +8,7 @@ with bitwise the parameters of one that was not.
 from __future__ import annotations
 
 import math
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -81,6 +82,11 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in ("warmup_steps", "num_workers", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"lr must be positive, got {self.lr}")
         if self.optimizer not in ("adamw", "sgd"):
             raise ValueError(f"optimizer must be 'adamw' or 'sgd', got {self.optimizer!r}")
         if self.schedule not in ("cosine", "constant"):
@@ -138,7 +144,7 @@ def train(
         What was done.
 
     Raises:
-        ValueError: Too small a dataset, or a checkpoint of a run with another configuration.
+        ValueError: Too small a dataset, or a checkpoint that is damaged or of a run with another configuration.
         FloatingPointError: A loss is NaN or infinite.
         KeyboardInterrupt: Ctrl-C; the step is finished and a checkpoint written first. A second Ctrl-C stops at once.
 
@@ -317,7 +323,13 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, con
     """Loads a checkpoint if there is one; returns the step it was made after."""
     if not path.exists():
         return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}): remove it, or use resume=False, to begin "
+            "anew"
+        ) from error
     # These two change nothing about the numbers.
     harmless = {"num_workers", "checkpoint_every"}
     now, then = asdict(config), state["config"]

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+import fasterrcnn_ops
 from fasterrcnn import build, checkpoints, cli
 from fasterrcnn.data import read_image
 from fasterrcnn.data.cutouts import ASSETS
@@ -136,6 +137,12 @@ def test_shipped_weights_are_the_default(tmp_path):
     assert 11 <= names.count("coin") <= 13
     assert f"{names.count('coin')} coin" in said
     assert all(item["score"] >= 0.5 for item in record["detections"])
+
+
+def test_version():
+    result = CliRunner().invoke(cli.app, ["--version"])
+    assert result.exit_code == 0
+    assert result.output.split() == ["fasterrcnn", fasterrcnn_ops.__version__]
 
 
 def test_the_command_runs_as_a_module():

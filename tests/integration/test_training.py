@@ -197,6 +197,13 @@ def test_another_configuration_does_not_resume(tmp_path):
         run(tmp_path, replace(CONFIG, steps=2, lr=0.01))
 
 
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 half a zip"])
+def test_damaged_checkpoint_is_named(tmp_path, content):
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read as a checkpoint .*resume=False"):
+        run(tmp_path, replace(CONFIG, steps=2))
+
+
 def test_another_model_does_not_resume(tmp_path):
     run(tmp_path, replace(CONFIG, steps=2))
     with pytest.raises(ValueError, match=r"misshapen \(rpn.conv1.weight"):
@@ -280,6 +287,8 @@ def test_classic_recipe():
         ({}, "either steps or epochs"),
         ({"steps": 1, "epochs": 1}, "either steps or epochs"),
         ({"steps": 0}, "steps must be at least 1"),
+        ({"steps": 1, "lr": -1.0}, "lr must be positive, got -1"),
+        ({"steps": 1, "num_workers": -1}, "num_workers must not be negative"),
         ({"steps": 1, "optimizer": "lion"}, "'adamw' or 'sgd', got 'lion'"),
         ({"steps": 1, "schedule": "step"}, "'cosine' or 'constant', got 'step'"),
     ],

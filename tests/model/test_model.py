@@ -222,6 +222,25 @@ def test_bad_arguments(arguments, error, message):
         fasterrcnn.FasterRCNN(**{"num_classes": 2, "backbone": "tiny", **arguments})
 
 
+def test_images_of_any_floating_dtype_are_computed_in_float32():
+    model = make().eval()
+    image = images()[0]
+    expected = model.detect([image])[0]
+    found = model.detect([image.double()])[0]
+    assert torch.equal(found.boxes, expected.boxes)
+    assert model.detect([image.half()])[0].boxes.dtype == torch.float32
+
+
+def test_unusable_calls():
+    model = make()
+    with pytest.raises(ValueError, match="max_detections must not be negative, got -1"):
+        model.detect(images(), max_detections=-1)
+    with pytest.raises(ValueError, match=r"takes images \[N, 3, H, W\], or a list of \[3, H, W\], got \[3, 64, 64\]"):
+        model(torch.zeros(3, 64, 64))
+    with pytest.raises(ValueError, match="got tuple"):
+        model((torch.zeros(1, 3, 64, 64),))
+
+
 def test_unknown_system():
     with pytest.raises(ValueError, match="unknown system 'yolo'; known: classic_vgg16, classic_resnet50"):
         fasterrcnn.build("yolo", num_classes=1)

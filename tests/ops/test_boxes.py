@@ -68,6 +68,14 @@ def test_clip_by_hand(device):
     assert boxes[0, 0] == -5  # a new tensor
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int64])
+def test_clip_of_integers_keeps_the_dtype(dtype):
+    boxes = torch.tensor([[10, 20, 120, 100]], dtype=dtype)
+    clipped = clip_boxes_to_image(boxes, (60.5, 300))  # 300 is beyond the narrow dtypes
+    assert clipped.dtype == dtype
+    assert clipped.tolist() == [[10, 20, 120, 60]]
+
+
 def test_remove_small_by_hand(device):
     boxes = torch.tensor([[0.0, 0, 2, 9], [0, 0, 1.5, 9], [0, 0, 9, 2], [0, 0, 9, 1], [5, 5, 1, 1]], device=device)
     assert remove_small_boxes(boxes, 2.0).tolist() == [0, 2]  # a side of exactly 2 stays

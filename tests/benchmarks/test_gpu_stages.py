@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -11,10 +10,10 @@ from pathlib import Path
 
 import gpu_acceptance
 import pytest
+import support
 import torch
 from gpu import report, stages
 
-import fasterrcnn_ops
 from fasterrcnn_ops import _library
 
 _library.load()
@@ -124,8 +123,7 @@ def test_junit_counts():
 
 def test_operators_without_cuda_kernel_are_listed():
     """Of this build: all of them, or none."""
-    environment = os.environ | {"PYTHONPATH": str(Path(fasterrcnn_ops.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", stages.LIST_MISSING], capture_output=True, text=True, env=environment)
+    done = support.run_python("-c", stages.LIST_MISSING)
     assert done.returncode == 0, done.stderr
     has_cuda = torch._C._dispatch_has_kernel_for_dispatch_key("fasterrcnn_ops::nms", "CUDA")
     assert done.stdout.strip() == ("[]" if has_cuda else str(list(stages.OPERATORS)).replace("'", '"'))

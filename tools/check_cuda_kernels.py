@@ -141,10 +141,14 @@ def compile_one(file: Path, arch: str, with_host: bool, cuda_home: Path, torch_i
 
 
 def print_table(kernels: list[Kernel]) -> None:
-    width = max((len(kernel.name) for kernel in kernels), default=6)
+    """Our kernels, one a line; CUB's, whose names fill a screen each, are counted."""
+    ours = [kernel for kernel in kernels if kernel.is_ours]
+    width = max((len(kernel.name) for kernel in ours), default=6)
     print(f"{'kernel':{width}}  {'arch':>4}  {'registers':>9}  {'shared':>6}  {'stack':>5}  {'spilled':>7}")
-    for k in sorted(kernels, key=lambda k: (not k.is_ours, k.name, int(re.sub(r"\D", "", k.arch)))):
+    for k in sorted(ours, key=lambda k: (k.name, int(re.sub(r"\D", "", k.arch)))):
         print(f"{k.name:{width}}  {k.arch:>4}  {k.registers:>9}  {k.shared:>6}  {k.stack:>5}  {k.spilled:>7}")
+    if others := [kernel for kernel in kernels if not kernel.is_ours]:
+        print(f"and {len(others)} kernels of CUB, {sum(kernel.spilled > 0 for kernel in others)} of them with spills")
 
 
 def main() -> int:

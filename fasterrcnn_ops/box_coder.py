@@ -132,12 +132,22 @@ def _sides_and_centres(boxes: Tensor, extent: float) -> tuple[Tensor, Tensor]:
     return sides, boxes[:, :2] + 0.5 * sides
 
 
+def _times(pairs: Tensor, x: float, y: float) -> Tensor:
+    """``[..., 2]`` times (x, y). Not a tensor of the two: bringing one to a card would wait for it."""
+    return torch.stack((pairs[..., 0] * x, pairs[..., 1] * y), dim=-1)
+
+
+def _inside(pairs: Tensor, x: float, y: float) -> Tensor:
+    """Which coordinates of ``[..., 2]`` lie in [0, x] and [0, y]."""
+    return (pairs >= 0) & torch.stack((pairs[..., 0] <= x, pairs[..., 1] <= y), dim=-1)
+
+
 def _encode_backward(ctx, grad):
     boxes, anchors = ctx.saved_tensors
-    weights = grad.new_tensor(ctx.weights, dtype=torch.promote_types(grad.dtype, torch.float32))
+    grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
     sides, centres = _sides_and_centres(boxes, ctx.extent)  # [N, 2] each
     anchor_sides, anchor_centres = _sides_and_centres(anchors, ctx.extent)
-    grad_shift, grad_scale = (grad * weights).split(2, dim=1)
+    grad_shift, grad_scale = _times(grad[:, :2], *ctx.weights[:2]), _times(grad[:, 2:], *ctx.weights[2:])
     grad_boxes = grad_anchors = None
     if ctx.needs_input_grad[0]:
         grad_boxes = torch.cat(_to_corners(grad_shift / anchor_sides, grad_scale / sides), dim=1).to(boxes.dtype)
@@ -159,26 +169,26 @@ def _decode_backward(ctx, grad):
     n, k = deltas.shape[0], deltas.shape[1] // 4
     sides, centres = _sides_and_centres(anchors, ctx.extent)
     sides, centres = sides[:, None], centres[:, None]  # [N, 1, 2]
-    weights = sides.new_tensor(ctx.weights)
-    shift, scale = (deltas.to(sides.dtype).view(n, k, 4) / weights).split(2, dim=2)  # [N, K, 2]
+    inverse = [1 / weight for weight in ctx.weights]
+    shift, scale = deltas.to(sides.dtype).view(n, k, 4).split(2, dim=2)  # [N, K, 2]
+    shift, scale = _times(shift, *inverse[:2]), _times(scale, *inverse[2:])
     grad = grad.to(sides.dtype).reshape(n, k, 4)
     growth = scale.clamp(max=ctx.clip).exp()
 
     grad_low, grad_high = grad.split(2, dim=2)
     if ctx.image_size is not None:  # the image border cut these coordinates off
         height, width = ctx.image_size
-        limit = sides.new_tensor([width - ctx.extent, height - ctx.extent])
+        limit = (width - ctx.extent, height - ctx.extent)
         middle, half = centres + shift * sides, 0.5 * growth * sides
-        low, high = middle - half, middle + half - ctx.extent
-        grad_low = grad_low * ((low >= 0) & (low <= limit))
-        grad_high = grad_high * ((high >= 0) & (high <= limit))
+        grad_low = grad_low * _inside(middle - half, *limit)
+        grad_high = grad_high * _inside(middle + half - ctx.extent, *limit)
     grad_centre, grad_side = grad_low + grad_high, 0.5 * (grad_high - grad_low)
 
     grad_deltas = grad_anchors = None
     if ctx.needs_input_grad[0]:
-        grad_shift = grad_centre * sides
-        grad_scale = grad_side * growth * sides * (scale <= ctx.clip)
-        grad_deltas = (torch.cat((grad_shift, grad_scale), dim=2) / weights).view(n, 4 * k).to(deltas.dtype)
+        grad_shift = _times(grad_centre * sides, *inverse[:2])
+        grad_scale = _times(grad_side * growth * sides * (scale <= ctx.clip), *inverse[2:])
+        grad_deltas = torch.cat((grad_shift, grad_scale), dim=2).view(n, 4 * k).to(deltas.dtype)
     if ctx.needs_input_grad[1]:
         to_side = (grad_centre * shift + grad_side * growth).sum(dim=1)
         grad_anchors = torch.cat(_to_corners(grad_centre.sum(dim=1), to_side), dim=1).to(anchors.dtype)

@@ -9,13 +9,14 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from fasterrcnn.data.transforms import to_pil
+from fasterrcnn.types import Detections, Target
 
 _SMALLEST_SIDE = 480  # pixels; smaller pictures are enlarged so that labels stay legible
 
 
 def draw(
     image: torch.Tensor | Image.Image,
-    detections: object,
+    detections: Detections | Target,
     class_names: Sequence[str],
     *,
     enlarge: bool = True,
@@ -83,9 +84,9 @@ def _write_label(
     canvas.text((x + 3 - left, y + 2 - top), text, fill=(0, 0, 0) if luminance > 110 else (255, 255, 255), font=font)
 
 
-def _fields(detections: object) -> tuple[list[list[float]], list[int], list[float] | None]:
+def _fields(detections: Detections | Target) -> tuple[list[list[float]], list[int], list[float] | None]:
     if isinstance(detections, dict):
         boxes, labels, scores = detections["boxes"], detections["labels"], detections.get("scores")
     else:
-        boxes, labels, scores = detections.boxes, detections.labels, detections.scores  # type: ignore[attr-defined]
+        boxes, labels, scores = detections.boxes, detections.labels, detections.scores
     return boxes.tolist(), labels.tolist(), None if scores is None else scores.tolist()

@@ -5,10 +5,12 @@ Import as ``import support`` (pytest puts ``tests/`` on the path).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -138,3 +140,23 @@ def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProce
             capture_output=True,
             text=True,
         )
+
+
+def needs_cuda_kernel(operator: str) -> list[pytest.MarkDecorator]:
+    """Marks of a test module that needs a card and ``operator``'s kernel for it; skipped, visibly, without either."""
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key(f"fasterrcnn_ops::{operator}", "CUDA")
+    return [
+        pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+        pytest.mark.skipif(not has_kernel, reason=f"{operator} has no CUDA kernel in this build"),
+    ]
+
+
+@contextlib.contextmanager
+def no_synchronisation() -> Iterator[None]:
+    """Operations that wait for the device raise inside."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -8,18 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import support
 import torch
 from support import assert_bitwise_equal, assert_close, random_boxes
 
 from fasterrcnn_ops import decode_boxes, encode_boxes, grid_anchors
 
-pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-    pytest.mark.skipif(
-        not torch._C._dispatch_has_kernel_for_dispatch_key("fasterrcnn_ops::decode_boxes", "CUDA"),
-        reason="decode_boxes has no CUDA kernel in this build",
-    ),
-]
+pytestmark = support.needs_cuda_kernel("decode_boxes")
 
 CUDA = torch.device("cuda")
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -34,14 +29,6 @@ CALLS: dict[str, Call] = {
 
 def inputs(count: int = 3000) -> tuple[torch.Tensor, torch.Tensor]:
     return random_boxes(count), torch.randn(count, 4)
-
-
-@pytest.fixture
-def no_synchronisation():
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -73,18 +60,18 @@ def test_side_stream(name):
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_forward_never_synchronises(name, request):
+def test_forward_never_synchronises(name):
     on_card = [tensor.to(CUDA) for tensor in inputs()]
-    request.getfixturevalue("no_synchronisation")
-    CALLS[name](*on_card)
+    with support.no_synchronisation():
+        CALLS[name](*on_card)
 
 
 @pytest.mark.parametrize("name", ["encode_boxes", "decode_boxes"])
-def test_backward_never_synchronises(name, request):
+def test_backward_never_synchronises(name):
     boxes, deltas = (tensor.to(CUDA).requires_grad_() for tensor in inputs())
     grad = torch.randn(3000, 4).to(CUDA)
-    request.getfixturevalue("no_synchronisation")
-    CALLS[name](boxes, deltas).backward(grad)
+    with support.no_synchronisation():
+        CALLS[name](boxes, deltas).backward(grad)
     assert boxes.grad is not None
 
 

@@ -7,18 +7,13 @@ visibly, without a card.
 from __future__ import annotations
 
 import pytest
+import support
 import torch
 from support import FLOAT_DTYPES, assert_bitwise_equal, dtype_id, random_boxes
 
 from fasterrcnn_ops.boxes import box_iou
 
-pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-    pytest.mark.skipif(
-        not torch._C._dispatch_has_kernel_for_dispatch_key("fasterrcnn_ops::box_iou", "CUDA"),
-        reason="box_iou has no CUDA kernel in this build",
-    ),
-]
+pytestmark = support.needs_cuda_kernel("box_iou")
 
 CUDA = torch.device("cuda")
 
@@ -44,17 +39,12 @@ def test_unaligned_views():
 def test_side_stream_without_synchronisation():
     boxes = random_boxes(2000)
     on_card = boxes.to(CUDA)
-    torch.cuda.synchronize()
     side = torch.cuda.Stream()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        with torch.cuda.stream(side):
-            late = torch.zeros_like(on_card)
-            torch.cuda._sleep(50_000_000)
-            late.copy_(on_card)  # on another stream than this, the operator would see zeros
-            found = box_iou(late, late)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with support.no_synchronisation(), torch.cuda.stream(side):
+        late = torch.zeros_like(on_card)
+        torch.cuda._sleep(50_000_000)
+        late.copy_(on_card)  # on another stream than this, the operator would see zeros
+        found = box_iou(late, late)
     side.synchronize()
     assert_bitwise_equal(found.cpu(), box_iou(boxes, boxes))
 

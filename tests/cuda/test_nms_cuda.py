@@ -6,22 +6,15 @@ into play. Expected results come from the CPU kernel. Skipped, visibly, without 
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
+import support
 import torch
 from nms_scenes import SCENES, assert_same, clustered, random_ids, seeded, staircase
 from support import FLOAT_DTYPES, dtype_id
 
 from fasterrcnn_ops.nms import batched_nms, nms, nms_padded
 
-pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-    pytest.mark.skipif(
-        not torch._C._dispatch_has_kernel_for_dispatch_key("fasterrcnn_ops::nms", "CUDA"),
-        reason="nms has no CUDA kernel in this build",
-    ),
-]
+pytestmark = support.needs_cuda_kernel("nms")
 
 CUDA = torch.device("cuda")
 
@@ -34,17 +27,6 @@ def assert_padded_same(found, expected) -> None:
     assert_same(found[0].cpu(), expected[0])
     assert found[1].shape == ()
     assert_same(found[1].cpu(), expected[1])
-
-
-@contextlib.contextmanager
-def no_synchronisation():
-    """Operations that wait for the device raise inside."""
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 # --- sizes -----------------------------------------------------------------------------------------------------------
@@ -128,7 +110,7 @@ def test_more_output_than_boxes():
 def test_padded_never_synchronises(n, dtype):
     boxes, scores = on(CUDA, *clustered(n, seeded(0), dtype))
     ids = torch.arange(n, device=CUDA) % 7
-    with no_synchronisation():
+    with support.no_synchronisation():
         for classes in (None, ids, ids.half(), ids.int()):
             for max_output in (0, 5, n + 5):
                 nms_padded(boxes, scores, classes, iou_threshold=0.5, max_output=max_output)
@@ -137,7 +119,7 @@ def test_padded_never_synchronises(n, dtype):
 def test_sized_synchronises():
     """The counter-check: under the same watch `nms` raises, so the watch works."""
     boxes, scores = on(CUDA, *clustered(100, seeded(0)))
-    with no_synchronisation(), pytest.raises(RuntimeError):  # the text is lost in the stable ABI
+    with support.no_synchronisation(), pytest.raises(RuntimeError):  # the text is lost in the stable ABI
         nms(boxes, scores, 0.5)
 
 

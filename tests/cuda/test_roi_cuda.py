@@ -6,10 +6,10 @@ more than 2^31 elements. Expected results come from the CPU kernel. Skipped, vis
 
 from __future__ import annotations
 
-import contextlib
 import functools
 
 import pytest
+import support
 import torch
 from roi_scenes import MEMORY_FORMATS, NAN, SCALE, feature_map, hostile, ordinary, seeded
 from support import FLOAT_DTYPES, assert_bitwise_equal, assert_close, dtype_id
@@ -17,13 +17,7 @@ from support import FLOAT_DTYPES, assert_bitwise_equal, assert_close, dtype_id
 from fasterrcnn_ops.roi_align import roi_align
 from fasterrcnn_ops.roi_pool import roi_pool
 
-pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-    pytest.mark.skipif(
-        not torch._C._dispatch_has_kernel_for_dispatch_key("fasterrcnn_ops::roi_align_forward", "CUDA"),
-        reason="roi_align has no CUDA kernel in this build",
-    ),
-]
+pytestmark = support.needs_cuda_kernel("roi_align_forward")
 
 CUDA = torch.device("cuda")
 
@@ -46,17 +40,6 @@ def forward_and_backward(operator: str, features, rois, output_size=7, seed: int
 def assert_same(found, expected) -> None:
     for one, other in zip(found, expected, strict=True):
         assert_close(one.cpu(), other)
-
-
-@contextlib.contextmanager
-def no_synchronisation():
-    """Operations that wait for the device raise inside."""
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 # --- sizes -----------------------------------------------------------------------------------------------------------
@@ -227,7 +210,7 @@ def test_order_of_images_changes_nothing(operator, layout):
 def test_never_synchronises(operator, dtype, layout, k):
     features = feature_map(SIZE, seeded(0), dtype, layout).to(CUDA).requires_grad_()
     rois = hostile(k, SIZE, seeded(1)).to(CUDA)
-    with no_synchronisation():
+    with support.no_synchronisation():
         for table in (rois, rois.double(), rois.half()):
             pooled = OPERATORS[operator](features, table, 7)
             torch.autograd.grad(pooled, features, torch.ones_like(pooled))
@@ -235,7 +218,7 @@ def test_never_synchronises(operator, dtype, layout, k):
 
 def test_the_watch_works():
     """The counter-check of test_never_synchronises: a read-back raises under the same watch."""
-    with no_synchronisation(), pytest.raises(RuntimeError):
+    with support.no_synchronisation(), pytest.raises(RuntimeError):
         torch.ones(1, device=CUDA).item()
 
 

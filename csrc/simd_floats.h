@@ -179,4 +179,15 @@ FRCNN_INLINE void store_floats(float* to, Floats values, int count) {
 
 #endif  // defined(__AVX512F__)
 
+// Past the caches; `to` is aligned to a vector. For results that are read much later or not at all.
+#if defined(__AVX512F__)
+FRCNN_INLINE void stream_vector(float* to, Floats values) { _mm512_stream_ps(to, reinterpret_cast<__m512>(values)); }
+#elif defined(__AVX2__)
+FRCNN_INLINE void stream_vector(float* to, Floats values) { _mm256_stream_ps(to, reinterpret_cast<__m256>(values)); }
+#elif defined(__SSE2__)
+FRCNN_INLINE void stream_vector(float* to, Floats values) { _mm_stream_ps(to, reinterpret_cast<__m128>(values)); }
+#else
+FRCNN_INLINE void stream_vector(float* to, Floats values) { store_floats(to, values); }
+#endif
+
 }  // namespace frcnn::FRCNN_CPU_LEVEL

@@ -20,6 +20,8 @@
 #include <tuple>
 #include <vector>
 
+#include "huge_pages.h"
+
 namespace frcnn {
 
 using torch::headeronly::MemoryFormat;
@@ -160,7 +162,12 @@ inline auto dispatch_coordinates(ScalarType dtype, Body&& body) {
 template <typename Allocate>
 inline Tensor allocated(const Allocate& allocate, torch::headeronly::IntHeaderOnlyArrayRef size, ScalarType dtype) {
   try {
-    return allocate();
+    Tensor result = allocate();
+    if (result.is_cpu()) {
+      const int64_t element = static_cast<int64_t>(aoti_torch_dtype_element_size(static_cast<int32_t>(dtype)));
+      advise_huge_pages(result.mutable_data_ptr(), static_cast<size_t>(result.numel() * element));
+    }
+    return result;
   } catch (const std::exception&) {
     std::ostringstream shape;
     double bytes = static_cast<double>(aoti_torch_dtype_element_size(static_cast<int32_t>(dtype)));

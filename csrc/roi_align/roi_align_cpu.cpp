@@ -1,5 +1,6 @@
 #include "roi_align/roi_align.h"
 #include "roi_align/roi_align_cpu_kernel.h"
+#include "roi_align/roi_align_cpu_run.h"
 
 namespace frcnn {
 namespace {
@@ -22,8 +23,8 @@ Tensor roi_align_forward_cpu(const Tensor& input, const Tensor& rois, double spa
     const scalar_t* in = data_of<scalar_t>(map);
     const T* box = data_of<T>(boxes);
     scalar_t* out = mutable_data_of<scalar_t>(output);
-    parallel_for(roi_align_forward_items(p), 1,
-                 [&](int64_t begin, int64_t end) { roi_align_forward_range(in, box, p, begin, end, out); });
+    const RoiPyramid pyramid{{p}, {{in, nullptr, p.height, p.width}}, {}};
+    roi_align_forward_levels(pyramid, box, out);
   });
   return output;
 }

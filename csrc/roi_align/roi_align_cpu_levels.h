@@ -7,7 +7,6 @@
 #include <cstdint>
 
 #include "cpu_level.h"
-#include "simd_storage.h"
 
 namespace frcnn {
 
@@ -21,6 +20,7 @@ struct RoiLevel {
 constexpr int kRoiChannels = 16;    // contiguous: channels that a kernel takes at once
 constexpr int kMostLaneTaps = 64;   // more sources a target than this are left to the portable kernel
 constexpr int kTileVectors = 64;    // contiguous: vectors of row sums that stay in the first-level cache
+constexpr int kBlockVectors = 4;    // channels_last: vectors of channels that a kernel takes at once
 
 // One RoI. Along an axis every *target* is a weighted sum of *sources*: forward a bin of pixels, backward a pixel of
 // bins. All tables belong to the plan's arena.

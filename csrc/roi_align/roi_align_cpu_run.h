@@ -1,0 +1,148 @@
+// Runs roi_align over the levels of a pyramid (roi_align itself has one) on all threads of the CPU.
+//
+// float, bfloat16 and float16 take the kernels of the CPU level in use. RoIs with more taps than their tables hold take
+// the portable kernel (roi_align_cpu_kernel.h), and so does float64 altogether. Both give the same bits.
+//
+// Partition. Forward, contiguous: items of (channel block, chunk of RoIs), the RoIs of a block one after another, so
+// that its planes stay in the cache. Forward, channels_last: items of a chunk of RoIs. Backward: items of (level, image,
+// channel block), each adding RoI by RoI to memory of its own. Results do not depend on who takes which item.
+#pragma once
+
+#include <memory>
+#include <type_traits>
+#include <vector>
+
+#include "roi_align/roi_align_cpu_kernel.h"
+#include "roi_align/roi_align_cpu_levels.h"
+#include "roi_align/roi_align_plan.h"
+#include "roi_tensors.h"
+
+namespace frcnn {
+
+// The levels by number: all of one N, C, PH and PW. `level_of` is empty where there is one level.
+struct RoiPyramid {
+  std::vector<RoiAlignParams> params;  // num_rois: all RoIs, of every level
+  std::vector<RoiLevel> levels;
+  std::vector<int32_t> level_of;  // [K]
+
+  int32_t level(int64_t k) const { return level_of.empty() ? 0 : level_of[k]; }
+  const RoiAlignParams& first() const { return params.front(); }
+};
+
+namespace roi_align_run {
+
+constexpr int64_t kChunkRois = 32;       // planned together
+constexpr int64_t kBatchRois = 1 << 13;  // planned before any is run: bounds the memory of plans
+constexpr int64_t kForwardBlock = kRoiChannels;
+constexpr int64_t kBackwardBlock = 16;
+constexpr int64_t kStreamBytes = int64_t{16} << 20;  // results beyond this are not found in a cache anyway
+
+static_assert(kForwardBlock == roi_align_detail::kForwardPlanes);
+static_assert(kBackwardBlock == roi_align_detail::kBackwardChannels);
+
+template <typename scalar_t>
+constexpr int kStorage = std::is_same_v<scalar_t, float> ? 0 : std::is_same_v<scalar_t, BFloat16> ? 1 : 2;
+
+inline int64_t blocks_of(int64_t count, int64_t block) { return (count + block - 1) / block; }
+
+struct PlannedChunk {
+  std::unique_ptr<RoiPlanner> planner;  // owns what the plans point to
+  std::vector<RoiPlan> plans;
+};
+
+// Plans rois[order[begin ... end)], kChunkRois a chunk.
+inline std::vector<PlannedChunk> plan_chunks(RoiDirection direction, const RoiPyramid& pyramid, const float* rois,
+                                             const int64_t* order, int64_t count) {
+  std::vector<PlannedChunk> chunks(blocks_of(count, kChunkRois));
+  const int lanes = roi_align_kernels().lanes;
+  parallel_for(static_cast<int64_t>(chunks.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      chunks[c].planner = std::make_unique<RoiPlanner>(direction, pyramid.first().channels_last, lanes);
+      for (int64_t i = c * kChunkRois; i < std::min(count, (c + 1) * kChunkRois); ++i) {
+        const int64_t k = order[i];
+        const int32_t level = pyramid.level(k);
+        chunks[c].plans.push_back(chunks[c].planner->plan(rois + k * 5, k, level, pyramid.params[level]));
+      }
+    }
+  });
+  return chunks;
+}
+
+// Calls planned(first plan, count) and portable(plan), in the order of the plans.
+template <typename Planned, typename Portable>
+void for_runs(const std::vector<RoiPlan>& plans, const Planned& planned, const Portable& portable) {
+  for (size_t i = 0; i < plans.size();) {
+    size_t end = i;
+    while (end < plans.size() && !plans[end].portable) ++end;
+    if (end > i) planned(plans.data() + i, static_cast<int64_t>(end - i));
+    if (end < plans.size()) portable(plans[end++]);
+    i = end;
+  }
+}
+
+inline RoiAlignParams of_one_roi(RoiAlignParams p) {
+  p.num_rois = 1;
+  return p;
+}
+
+inline int64_t forward_scratch(const RoiPyramid& pyramid) {
+  const RoiAlignParams& p = pyramid.first();
+  const int64_t lanes = roi_align_kernels().lanes;
+  int64_t width = 0;
+  for (const RoiAlignParams& level : pyramid.params) width = std::max(width, level.width);
+  if (p.channels_last) return width * kBlockVectors * lanes;  // a row of sums
+  const int64_t tile = std::max<int64_t>(2 * 2 * kRoiChannels, std::max<int64_t>(kTileVectors, 2 * (width / lanes + 1)));
+  return (tile + 1) * lanes + kRoiChannels * p.pooled_height * p.pooled_width;
+}
+
+}  // namespace roi_align_run
+
+// Writes all of output, [K, C, PH, PW]. Every RoI belongs to an image, every level has a pixel.
+template <typename scalar_t, typename T>
+void roi_align_forward_levels(const RoiPyramid& pyramid, const T* rois, scalar_t* output) {
+  using namespace roi_align_run;
+  const RoiAlignParams& p = pyramid.first();
+  const int64_t bins = p.pooled_height * p.pooled_width;
+  const auto run_portable = [&](int64_t k, int64_t item_begin, int64_t item_end) {
+    const int32_t level = pyramid.level(k);
+    roi_align_forward_range(static_cast<const scalar_t*>(pyramid.levels[level].features), rois + k * 5,
+                            of_one_roi(pyramid.params[level]), item_begin, item_end, output + k * p.channels * bins);
+  };
+  const int64_t portable_items = roi_align_forward_items(of_one_roi(p));
+  if constexpr (std::is_same_v<T, double>) {
+    parallel_for(p.num_rois, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) run_portable(k, 0, portable_items);
+    });
+  } else {
+    const RoiAlignKernels& kernels = roi_align_kernels();
+    const auto kernel = (p.channels_last ? kernels.forward_channels_last
+                                         : kernels.forward_contiguous)[kStorage<scalar_t>];
+    const bool stream = p.num_rois * p.channels * bins * static_cast<int64_t>(sizeof(scalar_t)) > kStreamBytes;
+    const RoiAlignJob job{pyramid.levels.data(), p.channels, p.pooled_height, p.pooled_width, output, nullptr, stream};
+    std::vector<int64_t> order(std::min(kBatchRois, p.num_rois));
+    for (int64_t first = 0; first < p.num_rois; first += kBatchRois) {
+      const int64_t count = std::min(kBatchRois, p.num_rois - first);
+      for (int64_t i = 0; i < count; ++i) order[i] = first + i;
+      const auto chunks = plan_chunks(RoiDirection::kForward, pyramid, rois, order.data(), count);
+      const int64_t many = static_cast<int64_t>(chunks.size());
+      const int64_t blocks = p.channels_last ? 1 : blocks_of(p.channels, kForwardBlock);
+      parallel_for(blocks * many, 1, [&](int64_t begin, int64_t end) {
+        std::vector<float> scratch(forward_scratch(pyramid));
+        for (int64_t item = begin; item < end; ++item) {
+          const int64_t block = item / many, first_channel = block * kForwardBlock;
+          const int64_t channels = p.channels_last ? p.channels : std::min(kForwardBlock, p.channels - first_channel);
+          for_runs(
+              chunks[item % many].plans,
+              [&](const RoiPlan* plans, int64_t some) {
+                kernel(job, plans, some, first_channel, channels, scratch.data());
+              },
+              [&](const RoiPlan& plan) {
+                run_portable(plan.roi, p.channels_last ? 0 : block, p.channels_last ? portable_items : block + 1);
+              });
+        }
+      });
+    }
+  }
+}
+
+}  // namespace frcnn

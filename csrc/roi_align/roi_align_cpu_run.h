@@ -34,7 +34,8 @@ namespace roi_align_run {
 constexpr int64_t kChunkRois = 32;       // planned together
 constexpr int64_t kBatchRois = 1 << 13;  // planned before any is run: bounds the memory of plans
 constexpr int64_t kForwardBlock = kRoiChannels;
-constexpr int64_t kBackwardBlock = 16;
+constexpr int64_t kBackwardBlock = 16;  // contiguous
+constexpr int64_t kSpreadBlock = 32;    // channels_last
 constexpr int64_t kStreamBytes = int64_t{16} << 20;  // results beyond this are not found in a cache anyway
 
 static_assert(kForwardBlock == roi_align_detail::kForwardPlanes);
@@ -95,6 +96,58 @@ inline int64_t forward_scratch(const RoiPyramid& pyramid) {
   return (tile + 1) * lanes + kRoiChannels * p.pooled_height * p.pooled_width;
 }
 
+inline int64_t backward_scratch(const RoiPyramid& pyramid) {
+  const RoiAlignParams& p = pyramid.first();
+  const int64_t lanes = roi_align_kernels().lanes;
+  int64_t width = 0;
+  for (const RoiAlignParams& level : pyramid.params) width = std::max(width, level.width);
+  if (p.channels_last) return width * p.pooled_height * kSpreadVectors * lanes;
+  const int64_t tile = std::max<int64_t>(4 * kTileVectors, (width / lanes + 1) * p.pooled_height);
+  return (tile + 8) * lanes + kRoiChannels * p.pooled_height * p.pooled_width;
+}
+
+// RoIs sorted by the map they belong to: level * N + image; those of one map in their order.
+struct RoisByMap {
+  std::vector<int64_t> order;  // [K]
+  std::vector<int64_t> begin;  // [maps + 1]
+
+  int64_t maps() const { return static_cast<int64_t>(begin.size()) - 1; }
+  // Of one map, the RoIs with first <= k < last, as a range of `order`.
+  IndexRange range(int64_t map, int64_t first, int64_t last) const {
+    const auto from = order.begin() + begin[map], to = order.begin() + begin[map + 1];
+    return {std::lower_bound(from, to, first) - order.begin(), std::lower_bound(from, to, last) - order.begin()};
+  }
+};
+
+template <typename T>
+RoisByMap rois_by_map(const RoiPyramid& pyramid, const T* rois) {
+  const RoiAlignParams& p = pyramid.first();
+  const auto map_of = [&](int64_t k) {
+    return pyramid.level(k) * p.num_images + image_of_roi(rois + k * 5, p.num_images);
+  };
+  RoisByMap sorted;
+  sorted.order.resize(p.num_rois);
+  sorted.begin.assign(static_cast<int64_t>(pyramid.levels.size()) * p.num_images + 1, 0);
+  for (int64_t k = 0; k < p.num_rois; ++k) ++sorted.begin[map_of(k) + 1];
+  for (int64_t map = 0; map < sorted.maps(); ++map) sorted.begin[map + 1] += sorted.begin[map];
+  std::vector<int64_t> next(sorted.begin);
+  for (int64_t k = 0; k < p.num_rois; ++k) sorted.order[next[map_of(k)]++] = k;
+  return sorted;
+}
+
+// Sets channels of one image to zero; `grad` is the level's.
+template <typename T>
+void clear_channels(const RoiPyramid& pyramid, int64_t map, int64_t first_channel, int64_t channels, T* grad) {
+  const RoiAlignParams& p = pyramid.params[map / pyramid.first().num_images];
+  const int64_t pixels = p.height * p.width;
+  T* image = grad + map % p.num_images * p.channels * pixels;
+  if (!p.channels_last) {
+    std::fill_n(image + first_channel * pixels, channels * pixels, T(0));
+    return;
+  }
+  for (int64_t i = 0; i < pixels; ++i) std::fill_n(image + i * p.channels + first_channel, channels, T(0));
+}
+
 }  // namespace roi_align_run
 
 // Writes all of output, [K, C, PH, PW]. Every RoI belongs to an image, every level has a pixel.
@@ -142,6 +195,63 @@ void roi_align_forward_levels(const RoiPyramid& pyramid, const T* rois, scalar_t
         }
       });
     }
+  }
+}
+
+// Writes all of every level's grad, [N, C, H, W] each, float or double like T. grad is [K, C, PH, PW].
+template <typename scalar_t, typename T>
+void roi_align_backward_levels(const RoiPyramid& pyramid, const T* rois, const scalar_t* grad,
+                               const std::vector<T*>& grad_maps) {
+  using namespace roi_align_run;
+  const RoiAlignParams& p = pyramid.first();
+  const int64_t bins = p.pooled_height * p.pooled_width;
+  const RoisByMap by_map = rois_by_map(pyramid, rois);
+  const int64_t block = p.channels_last ? kSpreadBlock : kBackwardBlock, blocks = blocks_of(p.channels, block);
+  const RoiAlignJob job{pyramid.levels.data(), p.channels, p.pooled_height, p.pooled_width, nullptr, grad, false};
+
+  const auto add_portable = [&](int64_t k, int64_t first_channel, int64_t channels) {
+    const int32_t level = pyramid.level(k);
+    const RoiAlignParams one = of_one_roi(pyramid.params[level]);
+    const int64_t small = blocks_of(p.channels, kBackwardBlock);
+    const int64_t item = image_of_roi(rois + k * 5, p.num_images) * small + first_channel / kBackwardBlock;
+    roi_align_backward_range(grad + k * p.channels * bins, rois + k * 5, one, item,
+                             item + blocks_of(channels, kBackwardBlock), grad_maps[level]);
+  };
+
+  for (int64_t batch = 0; batch == 0 || batch * kBatchRois < p.num_rois; ++batch) {
+    const int64_t first = batch * kBatchRois, last = std::min(p.num_rois, first + kBatchRois);
+    // The RoIs of the batch, map by map, in order.
+    std::vector<std::vector<PlannedChunk>> chunks(by_map.maps());
+    if constexpr (std::is_same_v<T, float>) {
+      for (int64_t map = 0; map < by_map.maps(); ++map) {
+        const auto [begin, end] = by_map.range(map, first, last);
+        chunks[map] = plan_chunks(RoiDirection::kBackward, pyramid, rois, by_map.order.data() + begin, end - begin);
+      }
+    }
+    parallel_for(by_map.maps() * blocks, 1, [&](int64_t begin, int64_t end) {
+      std::vector<float> scratch(std::is_same_v<T, float> ? backward_scratch(pyramid) : 0);
+      for (int64_t item = begin; item < end; ++item) {
+        const int64_t map = item / blocks, first_channel = item % blocks * block;
+        const int64_t channels = std::min(block, p.channels - first_channel);
+        if (batch == 0) clear_channels(pyramid, map, first_channel, channels, grad_maps[map / p.num_images]);
+        if constexpr (std::is_same_v<T, float>) {
+          const RoiAlignKernels& kernels = roi_align_kernels();
+          const auto kernel = (p.channels_last ? kernels.backward_channels_last
+                                               : kernels.backward_contiguous)[kStorage<scalar_t>];
+          for (const PlannedChunk& chunk : chunks[map]) {
+            for_runs(
+                chunk.plans,
+                [&](const RoiPlan* plans, int64_t some) {
+                  kernel(job, plans, some, first_channel, channels, scratch.data());
+                },
+                [&](const RoiPlan& plan) { add_portable(plan.roi, first_channel, channels); });
+          }
+        } else {
+          const auto [from, to] = by_map.range(map, first, last);
+          for (int64_t i = from; i < to; ++i) add_portable(by_map.order[i], first_channel, channels);
+        }
+      }
+    });
   }
 }
 

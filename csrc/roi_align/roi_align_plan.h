@@ -60,10 +60,8 @@ class RoiPlanner {
     y_.build(y_axis, p.pooled_height, p.height);
     x_.build(x_axis, p.pooled_width, p.width);
     plan_rows(p, plan);
-    list_columns();
-    const bool forward = direction_ == RoiDirection::kForward;
     if (channels_last_) {
-      plan_columns(forward ? p.pooled_width : static_cast<int64_t>(columns_.size()), plan);
+      plan_columns(p.pooled_width, plan);
     } else {
       plan_lanes(p, plan);
     }
@@ -71,79 +69,70 @@ class RoiPlanner {
   }
 
  private:
-  struct Tap {
-    int64_t target, source;
-    float weight;
-  };
-
   void plan_rows(const RoiAlignParams& p, RoiPlan& plan) {
-    int32_t* const begin = arena_.take<int32_t>(p.pooled_height + 1);
-    const int64_t count = static_cast<int64_t>(y_.end(p.pooled_height - 1));
-    int32_t* const row = arena_.take<int32_t>(count);
-    float* const weight = arena_.take<float>(count);
-    for (int64_t bin = 0; bin < p.pooled_height; ++bin) begin[bin] = static_cast<int32_t>(y_.begin(bin));
-    begin[p.pooled_height] = static_cast<int32_t>(count);
-    for (int64_t tap = 0; tap < count; ++tap) {
-      row[tap] = static_cast<int32_t>(y_.pixel(tap));
-      weight[tap] = y_.weight(tap);
+    if (direction_ == RoiDirection::kForward) {
+      sort_taps(y_, p.pooled_height, [&](size_t tap) { return y_.pixel(tap); });
+    } else {
+      list_pixels(y_);
+      plan.touched_rows = static_cast<int32_t>(pixels_.size());
+      plan.touched = copy(pixels_);
+      sort_taps(y_, plan.touched_rows, [&](size_t tap) { return int64_t{slot_[y_.pixel(tap) - y_.low()]}; });
     }
-    plan.row_begin = begin;
-    plan.row = row;
-    plan.row_weight = weight;
+    keep_taps(plan.row_begin, plan.row, plan.row_weight);
   }
 
-  // The distinct columns in rising order; slot_[column - low] is the number of one.
-  void list_columns() {
-    columns_.clear();
-    slot_.assign(x_.span(), -1);
-    for (size_t tap = 0; tap < x_.taps(); ++tap) slot_[x_.pixel(tap) - x_.low()] = 0;
+  // The distinct pixels of an axis in rising order; slot_[pixel - low] is the number of one.
+  void list_pixels(const AxisTaps<float>& axis) {
+    pixels_.clear();
+    slot_.assign(axis.span(), -1);
+    for (size_t tap = 0; tap < axis.taps(); ++tap) slot_[axis.pixel(tap) - axis.low()] = 0;
     for (size_t i = 0; i < slot_.size(); ++i) {
       if (slot_[i] < 0) continue;
-      slot_[i] = static_cast<int32_t>(columns_.size());
-      columns_.push_back(static_cast<int32_t>(x_.low() + static_cast<int64_t>(i)));
+      slot_[i] = static_cast<int32_t>(pixels_.size());
+      pixels_.push_back(static_cast<int32_t>(axis.low() + static_cast<int64_t>(i)));
     }
   }
 
-  // All taps along x, sorted by target and within it by rising source. `first` is what columns count from: the start of
-  // the window, or -1 for numbers of columns.
-  void sort_taps(int64_t bins, int64_t targets, int64_t first) {
+  // All taps of an axis by target, within it by rising source. place(tap) is what stands for the tap's pixel.
+  template <typename Place>
+  void sort_taps(const AxisTaps<float>& axis, int64_t targets, const Place& place) {
     const bool forward = direction_ == RoiDirection::kForward;
-    const auto place = [&](size_t tap) {
-      return first < 0 ? int64_t{slot_[x_.pixel(tap) - x_.low()]} : x_.pixel(tap) - first;
-    };
     begin_.assign(targets + 1, 0);
-    taps_.resize(x_.taps());
-    for (int64_t bin = 0; bin < bins; ++bin) {
-      for (size_t tap = x_.begin(bin); tap < x_.end(bin); ++tap) ++begin_[(forward ? bin : place(tap)) + 1];
+    source_.resize(axis.taps());
+    weight_.resize(axis.taps());
+    for (int64_t bin = 0; bin < axis.bins(); ++bin) {
+      for (size_t tap = axis.begin(bin); tap < axis.end(bin); ++tap) ++begin_[(forward ? bin : place(tap)) + 1];
     }
     for (int64_t target = 0; target < targets; ++target) begin_[target + 1] += begin_[target];
     next_.assign(begin_.begin(), begin_.end());
-    for (int64_t bin = 0; bin < bins; ++bin) {
-      for (size_t tap = x_.begin(bin); tap < x_.end(bin); ++tap) {
-        const int64_t at = place(tap), target = forward ? bin : at;
-        taps_[next_[target]++] = {target, forward ? at : bin, x_.weight(tap)};
+    for (int64_t bin = 0; bin < axis.bins(); ++bin) {
+      for (size_t tap = axis.begin(bin); tap < axis.end(bin); ++tap) {
+        const int32_t at = next_[forward ? bin : place(tap)]++;
+        source_[at] = static_cast<int32_t>(forward ? place(tap) : bin);
+        weight_[at] = axis.weight(tap);
       }
     }
   }
 
-  void plan_columns(int64_t targets, RoiPlan& plan) {
-    const int64_t bins = x_.bins();
-    sort_taps(bins, targets, -1);
-    plan.columns = static_cast<int32_t>(columns_.size());
-    int32_t* const column = arena_.take<int32_t>(plan.columns);
-    std::copy(columns_.begin(), columns_.end(), column);
-    int32_t* const begin = arena_.take<int32_t>(targets + 1);
-    std::copy(begin_.begin(), begin_.end(), begin);
-    int32_t* const source = arena_.take<int32_t>(static_cast<int64_t>(taps_.size()));
-    float* const weight = arena_.take<float>(static_cast<int64_t>(taps_.size()));
-    for (size_t i = 0; i < taps_.size(); ++i) {
-      source[i] = static_cast<int32_t>(taps_[i].source);
-      weight[i] = taps_[i].weight;
-    }
-    plan.column = column;
-    plan.tap_begin = begin;
-    plan.tap = source;
-    plan.tap_weight = weight;
+  template <typename T>
+  const T* copy(const std::vector<T>& values) {
+    T* const kept = arena_.take<T>(static_cast<int64_t>(values.size()));
+    std::copy(values.begin(), values.end(), kept);
+    return kept;
+  }
+  void keep_taps(const int32_t*& begin, const int32_t*& source, const float*& weight) {
+    begin = copy(begin_);
+    source = copy(source_);
+    weight = copy(weight_);
+  }
+
+  void plan_columns(int64_t pooled_width, RoiPlan& plan) {
+    list_pixels(x_);
+    plan.columns = static_cast<int32_t>(pixels_.size());
+    plan.column = copy(pixels_);
+    sort_taps(x_, direction_ == RoiDirection::kForward ? pooled_width : plan.columns,
+              [&](size_t tap) { return int64_t{slot_[x_.pixel(tap) - x_.low()]}; });
+    keep_taps(plan.tap_begin, plan.tap, plan.tap_weight);
   }
 
   void plan_lanes(const RoiAlignParams& p, RoiPlan& plan) {
@@ -155,14 +144,14 @@ class RoiPlanner {
     plan.span = static_cast<int32_t>(span);
     const bool forward = direction_ == RoiDirection::kForward;
     const int64_t targets = forward ? p.pooled_width : span;
-    sort_taps(p.pooled_width, targets, first);
+    sort_taps(x_, targets, [&](size_t tap) { return x_.pixel(tap) - first; });
     const int64_t groups = (targets + lanes_ - 1) / lanes_;
     int32_t* const steps = arena_.take<int32_t>(groups);
     int64_t all_steps = 0;
     for (int64_t group = 0; group < groups; ++group) {
       int32_t most = 0;
       for (int64_t t = group * lanes_; t < std::min(targets, (group + 1) * lanes_); ++t) {
-        most = std::max(most, static_cast<int32_t>(begin_[t + 1] - begin_[t]));
+        most = std::max(most, begin_[t + 1] - begin_[t]);
       }
       steps[group] = most;
       all_steps += most;
@@ -178,8 +167,8 @@ class RoiPlanner {
       for (int32_t step = 0; step < steps[group]; ++step) {
         for (int64_t t = group * lanes_; t < (group + 1) * lanes_; ++t) {
           const bool there = t < targets && begin_[t] + step < begin_[t + 1];
-          *source++ = there ? static_cast<int32_t>(taps_[begin_[t] + step].source) : -1;
-          *weight++ = there ? taps_[begin_[t] + step].weight : 0.0f;
+          *source++ = there ? source_[begin_[t] + step] : -1;
+          *weight++ = there ? weight_[begin_[t] + step] : 0.0f;
         }
       }
     }
@@ -190,9 +179,9 @@ class RoiPlanner {
   int lanes_;
   PlanArena arena_;
   AxisTaps<float> y_, x_;
-  std::vector<int32_t> columns_, slot_;
-  std::vector<int64_t> begin_, next_;
-  std::vector<Tap> taps_;
+  std::vector<int32_t> pixels_, slot_;                    // list_pixels
+  std::vector<int32_t> begin_, next_, source_;            // sort_taps
+  std::vector<float> weight_;
 };
 
 }  // namespace frcnn

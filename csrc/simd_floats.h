@@ -1,7 +1,7 @@
 // Feature values of any storage type as vectors of float: float itself, bfloat16 and float16. No torch.
 //
-// Widening is exact. Narrowing rounds to nearest, ties to even, a NaN becomes torch's NaN of that type (its sign kept in
-// float16, dropped in bfloat16), so every level gives the bits of torch's own conversions.
+// Widening is exact. Narrowing rounds to nearest, ties to even, a NaN becomes torch's NaN of that type (its sign kept
+// in float16, dropped in bfloat16), so every level gives the bits of torch's own conversions.
 #pragma once
 
 #include <cstdint>
@@ -92,8 +92,7 @@ FRCNN_INLINE __m256i narrow_vector(Floats values, Bfloat16Bits) {
   const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
   const __m512 floats = reinterpret_cast<__m512>(values);
   const __mmask16 nan = _mm512_cmp_ps_mask(floats, floats, _CMP_UNORD_Q);
-  return _mm512_cvtepi32_epi16(
-      _mm512_mask_blend_epi32(nan, _mm512_srli_epi32(rounded, 16), _mm512_set1_epi32(0x7fc0)));
+  return _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(nan, _mm512_srli_epi32(rounded, 16), _mm512_set1_epi32(0x7fc0)));
 }
 FRCNN_INLINE __m256i narrow_vector(Floats values, Float16Bits) {
   const __m512 floats = reinterpret_cast<__m512>(values);

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         generalized_box_iou,
         remove_small_boxes,
     )
+    from fasterrcnn_ops.multi_scale_roi_align import MultiScaleRoIAlign, multi_scale_roi_align
     from fasterrcnn_ops.nms import batched_nms, nms, nms_padded
     from fasterrcnn_ops.roi_align import RoIAlign, roi_align
     from fasterrcnn_ops.roi_pool import RoIPool, roi_pool
@@ -48,6 +49,8 @@ _MODULE_OF = {
     "nms_padded": "nms",  # NMS of fixed capacity: indices padded with -1, and a count
     "roi_align": "roi_align",  # RoI features by bilinear averaging
     "RoIAlign": "roi_align",  # roi_align as a module
+    "multi_scale_roi_align": "multi_scale_roi_align",  # roi_align on the level of a pyramid that fits each RoI
+    "MultiScaleRoIAlign": "multi_scale_roi_align",  # multi_scale_roi_align of named maps, as a module
     "roi_pool": "roi_pool",  # RoI features by quantised max pooling
     "RoIPool": "roi_pool",  # roi_pool as a module
 }

@@ -113,7 +113,7 @@ void backward_contiguous(const RoiAlignJob& job, const RoiPlan* plans, int64_t c
                          int64_t channels, float* scratch) {
   const int64_t bins = job.pooled_height * job.pooled_width;
   float* const staged = scratch;
-  float* const tile_values = scratch + ((kRoiChannels * bins + kFloats - 1) / kFloats + kRegisterVectors) * kFloats;
+  float* const tile_values = scratch + ((kRoiChannels * bins + kFloats - 1) / kFloats + kMostRegisterVectors) * kFloats;
   const scalar_t* const grad = static_cast<const scalar_t*>(job.grad);
   for (int64_t i = 0; i < count; ++i) {
     const RoiPlan& plan = plans[i];

@@ -93,10 +93,10 @@ void sum_window(const scalar_t* map, int64_t plane, const Window& window, const 
 // staged[c * bins + ...] = one group of bins of up to two rows of bins.
 struct BinGroup {
   int rows, channels;
-  int lanes;                // bins of the group
-  int64_t row_stride;       // of the tile, between its two rows of bins
-  int64_t channel_stride;   // of the tile
-  int64_t bins;             // PH * PW
+  int lanes;               // bins of the group
+  int64_t row_stride;      // of the tile, between its two rows of bins
+  int64_t channel_stride;  // of the tile
+  int64_t bins;            // PH * PW
   int64_t pooled_width;
 };
 
@@ -213,7 +213,8 @@ template <typename scalar_t>
 void write_out(const float* staged, int64_t count, bool, scalar_t* to) {
   int64_t i = 0;
   for (; i + kFloats <= count; i += kFloats) store_floats(to + i, load(staged + i));
-  if (i < count) store_floats(to + i, load_floats(staged + i, static_cast<int>(count - i)), static_cast<int>(count - i));
+  if (i < count)
+    store_floats(to + i, load_floats(staged + i, static_cast<int>(count - i)), static_cast<int>(count - i));
 }
 
 void write_out(const float* staged, int64_t count, bool stream, float* to) {
@@ -230,7 +231,8 @@ void write_out(const float* staged, int64_t count, bool stream, float* to) {
     }
   }
   for (; i + kFloats <= count; i += kFloats) store_floats(to + i, load(staged + i));
-  if (i < count) store_floats(to + i, load_floats(staged + i, static_cast<int>(count - i)), static_cast<int>(count - i));
+  if (i < count)
+    store_floats(to + i, load_floats(staged + i, static_cast<int>(count - i)), static_cast<int>(count - i));
 }
 
 // Floats of scratch: the tile, then the staged results.

@@ -16,10 +16,6 @@ Tensor roi_align_forward_cpu(const Tensor& input, const Tensor& rois, double spa
   dispatch_floating(input.scalar_type(), "input", [&]<typename scalar_t>() {
     using T = compute_t<scalar_t>;
     check_batch_indices<T>(boxes, p.num_images);
-    if (p.height == 0 || p.width == 0) {
-      torch::stable::zero_(output);
-      return;
-    }
     const scalar_t* in = data_of<scalar_t>(map);
     const T* box = data_of<T>(boxes);
     scalar_t* out = mutable_data_of<scalar_t>(output);
@@ -41,7 +37,6 @@ Tensor roi_align_backward_cpu(const Tensor& grad, const Tensor& rois, double spa
   dispatch_floating(grad.scalar_type(), "grad", [&]<typename scalar_t>() {
     using T = compute_t<scalar_t>;
     check_batch_indices<T>(boxes, p.num_images);
-    if (p.height == 0 || p.width == 0) return;
     const scalar_t* in = data_of<scalar_t>(bins);
     const T* box = data_of<T>(boxes);
     T* out = mutable_data_of<T>(grad_input);

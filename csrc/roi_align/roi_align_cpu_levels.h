@@ -1,7 +1,7 @@
 // What the launchers and the per-level kernels of roi_align say to each other; CPU, plain data, no torch.
 //
-// A launcher writes down once, per RoI, what its bins read of the map (roi_align_plan.h). The kernels then only combine:
-// for one RoI and a few channels after another, the same numbers again and again.
+// A launcher writes down once, per RoI, what its bins read of the map (roi_align_plan.h). The kernels then only
+// combine: for one RoI and a few channels after another, the same numbers again and again.
 #pragma once
 
 #include <cstdint>
@@ -17,16 +17,18 @@ struct RoiLevel {
   int64_t height, width;
 };
 
-constexpr int kRoiChannels = 16;    // contiguous: channels that a kernel takes at once
-constexpr int kMostLaneTaps = 64;   // more sources a target than this are left to the portable kernel
-constexpr int kTileVectors = 64;    // contiguous: vectors of row sums that stay in the first-level cache
-constexpr int kBlockVectors = 4;    // channels_last: vectors of channels at once, forward
-constexpr int kSpreadVectors = 2;   // and backward
+constexpr int kRoiChannels = 16;         // contiguous: channels that a kernel takes at once
+constexpr int kMostLaneTaps = 64;        // more sources a target than this are left to the portable kernel
+constexpr int kTileVectors = 64;         // contiguous: vectors of row sums that stay in the first-level cache
+constexpr int kMostRegisterVectors = 4;  // a pick may reach so many vectors far
+constexpr int kBlockVectors = 4;         // channels_last: vectors of channels at once, forward
+constexpr int kSpreadVectors = 2;        // and backward
 
 // One RoI. Along an axis every *target* is a weighted sum of *sources*: forward a bin of pixels, backward a pixel of
 // bins. All tables belong to the planner.
 //
-//   rows      y. Forward: bin ph reads the map rows row[row_begin[ph] ... row_begin[ph + 1]). Backward: distinct map row
+//   rows      y. Forward: bin ph reads the map rows row[row_begin[ph] ... row_begin[ph + 1]). Backward: distinct map
+//   row
 //             touched[i] receives from the rows of bins row[row_begin[i] ... row_begin[i + 1])
 //   lanes     x of contiguous maps: targets lie next to each other in the lanes of a vector. Group g of kFloats targets
 //             has lane_taps[g] steps; step j holds a source and a weight per lane, source -1 where a target has fewer
@@ -70,7 +72,7 @@ struct RoiAlignKernels {
   int lanes;  // kFloats: in groups of how many the lane tables are
 
   // Indexed by RoiStorage. Plans [0, count), channels [first_channel, first_channel + channels).
-  // Contiguous: channels <= kRoiChannels. How much scratch: roi_align_cpu_run.h.
+  // Contiguous: channels <= kRoiChannels. How much scratch: roi_align_plan.h.
   using Forward = void (*)(const RoiAlignJob& job, const RoiPlan* plans, int64_t count, int64_t first_channel,
                            int64_t channels, float* scratch);
   // Adds to the levels' grad, in the order of plans.

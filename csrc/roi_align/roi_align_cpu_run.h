@@ -4,8 +4,8 @@
 // the portable kernel (roi_align_cpu_kernel.h), and so does float64 altogether. Both give the same bits.
 //
 // Partition. Forward, contiguous: items of (channel block, chunk of RoIs), the RoIs of a block one after another, so
-// that its planes stay in the cache. Forward, channels_last: items of a chunk of RoIs. Backward: items of (level, image,
-// channel block), each adding RoI by RoI to memory of its own. Results do not depend on who takes which item.
+// that its planes stay in the cache. Forward, channels_last: items of a chunk of RoIs. Backward: items of (level,
+// image, channel block), each adding RoI by RoI to memory of its own. Results do not depend on who takes which item.
 #pragma once
 
 #include <memory>
@@ -34,15 +34,17 @@ namespace roi_align_run {
 constexpr int64_t kChunkRois = 32;       // planned together
 constexpr int64_t kBatchRois = 1 << 13;  // planned before any is run: bounds the memory of plans
 constexpr int64_t kForwardBlock = kRoiChannels;
-constexpr int64_t kBackwardBlock = 16;  // contiguous
-constexpr int64_t kSpreadBlock = 32;    // channels_last
+constexpr int64_t kBackwardBlock = 16;               // contiguous
+constexpr int64_t kSpreadBlock = 32;                 // channels_last
 constexpr int64_t kStreamBytes = int64_t{16} << 20;  // results beyond this are not found in a cache anyway
 
 static_assert(kForwardBlock == roi_align_detail::kForwardPlanes);
 static_assert(kBackwardBlock == roi_align_detail::kBackwardChannels);
 
 template <typename scalar_t>
-constexpr int kStorage = std::is_same_v<scalar_t, float> ? 0 : std::is_same_v<scalar_t, BFloat16> ? 1 : 2;
+constexpr int kStorage = std::is_same_v<scalar_t, float>      ? 0
+                         : std::is_same_v<scalar_t, BFloat16> ? 1
+                                                              : 2;
 
 inline int64_t blocks_of(int64_t count, int64_t block) { return (count + block - 1) / block; }
 
@@ -86,24 +88,10 @@ inline RoiAlignParams of_one_roi(RoiAlignParams p) {
   return p;
 }
 
-inline int64_t forward_scratch(const RoiPyramid& pyramid) {
-  const RoiAlignParams& p = pyramid.first();
-  const int64_t lanes = roi_align_kernels().lanes;
+inline int64_t widest(const RoiPyramid& pyramid) {
   int64_t width = 0;
   for (const RoiAlignParams& level : pyramid.params) width = std::max(width, level.width);
-  if (p.channels_last) return width * kBlockVectors * lanes;  // a row of sums
-  const int64_t tile = std::max<int64_t>(2 * 2 * kRoiChannels, std::max<int64_t>(kTileVectors, 2 * (width / lanes + 1)));
-  return (tile + 1) * lanes + kRoiChannels * p.pooled_height * p.pooled_width;
-}
-
-inline int64_t backward_scratch(const RoiPyramid& pyramid) {
-  const RoiAlignParams& p = pyramid.first();
-  const int64_t lanes = roi_align_kernels().lanes;
-  int64_t width = 0;
-  for (const RoiAlignParams& level : pyramid.params) width = std::max(width, level.width);
-  if (p.channels_last) return width * p.pooled_height * kSpreadVectors * lanes;
-  const int64_t tile = std::max<int64_t>(4 * kTileVectors, (width / lanes + 1) * p.pooled_height);
-  return (tile + 8) * lanes + kRoiChannels * p.pooled_height * p.pooled_width;
+  return width;
 }
 
 // RoIs sorted by the map they belong to: level * N + image; those of one map in their order.
@@ -168,8 +156,8 @@ void roi_align_forward_levels(const RoiPyramid& pyramid, const T* rois, scalar_t
     });
   } else {
     const RoiAlignKernels& kernels = roi_align_kernels();
-    const auto kernel = (p.channels_last ? kernels.forward_channels_last
-                                         : kernels.forward_contiguous)[kStorage<scalar_t>];
+    const auto kernel =
+        (p.channels_last ? kernels.forward_channels_last : kernels.forward_contiguous)[kStorage<scalar_t>];
     const bool stream = p.num_rois * p.channels * bins * static_cast<int64_t>(sizeof(scalar_t)) > kStreamBytes;
     const RoiAlignJob job{pyramid.levels.data(), p.channels, p.pooled_height, p.pooled_width, output, nullptr, stream};
     std::vector<int64_t> order(std::min(kBatchRois, p.num_rois));
@@ -180,7 +168,7 @@ void roi_align_forward_levels(const RoiPyramid& pyramid, const T* rois, scalar_t
       const int64_t many = static_cast<int64_t>(chunks.size());
       const int64_t blocks = p.channels_last ? 1 : blocks_of(p.channels, kForwardBlock);
       parallel_for(blocks * many, 1, [&](int64_t begin, int64_t end) {
-        std::vector<float> scratch(forward_scratch(pyramid));
+        std::vector<float> scratch(forward_scratch(p, widest(pyramid), roi_align_kernels().lanes));
         for (int64_t item = begin; item < end; ++item) {
           const int64_t block = item / many, first_channel = block * kForwardBlock;
           const int64_t channels = p.channels_last ? p.channels : std::min(kForwardBlock, p.channels - first_channel);
@@ -229,15 +217,16 @@ void roi_align_backward_levels(const RoiPyramid& pyramid, const T* rois, const s
       }
     }
     parallel_for(by_map.maps() * blocks, 1, [&](int64_t begin, int64_t end) {
-      std::vector<float> scratch(std::is_same_v<T, float> ? backward_scratch(pyramid) : 0);
+      std::vector<float> scratch(
+          std::is_same_v<T, float> ? backward_scratch(p, widest(pyramid), roi_align_kernels().lanes) : 0);
       for (int64_t item = begin; item < end; ++item) {
         const int64_t map = item / blocks, first_channel = item % blocks * block;
         const int64_t channels = std::min(block, p.channels - first_channel);
         if (batch == 0) clear_channels(pyramid, map, first_channel, channels, grad_maps[map / p.num_images]);
         if constexpr (std::is_same_v<T, float>) {
           const RoiAlignKernels& kernels = roi_align_kernels();
-          const auto kernel = (p.channels_last ? kernels.backward_channels_last
-                                               : kernels.backward_contiguous)[kStorage<scalar_t>];
+          const auto kernel =
+              (p.channels_last ? kernels.backward_channels_last : kernels.backward_contiguous)[kStorage<scalar_t>];
           for (const PlannedChunk& chunk : chunks[map]) {
             for_runs(
                 chunk.plans,

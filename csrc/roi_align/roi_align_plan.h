@@ -52,7 +52,9 @@ class RoiPlanner {
     const float scale = static_cast<float>(p.spatial_scale);
     auto y_axis = sampled_axis(roi[2], roi[4], scale, p.pooled_height, p.sampling_ratio, p.aligned);
     auto x_axis = sampled_axis(roi[1], roi[3], scale, p.pooled_width, p.sampling_ratio, p.aligned);
-    if (y_axis.samples == 0 || x_axis.samples == 0) y_axis.samples = x_axis.samples = 0;
+    if (y_axis.samples == 0 || x_axis.samples == 0 || p.height == 0 || p.width == 0) {
+      y_axis.samples = x_axis.samples = 0;
+    }
     RoiPlan plan{};
     plan.roi = k;
     plan.level = level;
@@ -179,9 +181,22 @@ class RoiPlanner {
   int lanes_;
   PlanArena arena_;
   AxisTaps<float> y_, x_;
-  std::vector<int32_t> pixels_, slot_;                    // list_pixels
-  std::vector<int32_t> begin_, next_, source_;            // sort_taps
+  std::vector<int32_t> pixels_, slot_;          // list_pixels
+  std::vector<int32_t> begin_, next_, source_;  // sort_taps
   std::vector<float> weight_;
 };
+
+// Floats of scratch that a kernel with `lanes` lanes needs for maps of up to `width` columns.
+inline int64_t forward_scratch(const RoiAlignParams& p, int64_t width, int64_t lanes) {
+  if (p.channels_last) return width * kBlockVectors * lanes;  // a row of sums
+  const int64_t vectors = width / lanes + 1;
+  const int64_t tile = std::max<int64_t>({2 * 2 * kRoiChannels, kTileVectors, 2 * vectors});
+  return (tile + 1) * lanes + kRoiChannels * p.pooled_height * p.pooled_width;
+}
+inline int64_t backward_scratch(const RoiAlignParams& p, int64_t width, int64_t lanes) {
+  if (p.channels_last) return p.pooled_height * width * kSpreadVectors * lanes;
+  const int64_t tile = std::max<int64_t>(4 * kTileVectors, (width / lanes + 1) * p.pooled_height);
+  return (tile + 1 + kMostRegisterVectors) * lanes + kRoiChannels * p.pooled_height * p.pooled_width;
+}
 
 }  // namespace frcnn

@@ -80,7 +80,7 @@ def prepare_image(
 
 
 def extract_features(model: StepwiseRCNN, images: Tensor) -> Tensor:
-    """Features float[1, 512, 50, 50] of images float[1, 3, 800, 800]: VGG-16 up to its 30th layer (RPN, section 3.1)."""
+    """Features float[1, 512, 50, 50] of images float[1, 3, 800, 800]: 30 layers of VGG-16 (RPN, section 3.1)."""
     return model.backbone(images)
 
 
@@ -245,7 +245,7 @@ def label_proposals(
         proposals: float[K, 4].
         boxes: Ground truth, float[M, 4].
         labels: Of the ground truth, int64[M] in 1…C.
-        positive_iou: A proposal with a best IoU of at least this has that ground truth's class, any other is background.
+        positive_iou: A proposal with a best IoU of at least this has that ground truth's class, others are background.
 
     Returns:
         Labels int64[K], 0 background or 1…C; and matches int64[K], the ground truth of each, -1 for background.
@@ -268,7 +268,7 @@ def sample_proposals(labels: Tensor, generator: torch.Generator, *, count: int =
 
 
 def encode_rois(rois: Tensor, boxes: Tensor, labels: Tensor, matches: Tensor) -> Tensor:
-    """Offsets float[S, 4] from each positive RoI to its ground truth, as in :func:`encode_anchors`; 0 for background."""
+    """Offsets float[S, 4] from each positive RoI to its ground truth, as :func:`encode_anchors`; else 0."""
     return ProposalTargets(coder=BoxCoder()).encode(rois, boxes, labels, matches)
 
 

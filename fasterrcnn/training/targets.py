@@ -23,8 +23,8 @@ class AnchorTargets:
         sampler: How many of them count.
         coder: How offsets describe boxes.
         border: What becomes of anchors that cross the border of the image: "keep" (they are like any other), "ignore"
-            (they are matched, then left out) or "exclude" (they are not even matched, so that each ground truth gets the
-            best of the anchors inside).
+            (they are matched, then left out) or "exclude" (they are not even matched, so that each ground truth gets
+            the best of the anchors inside).
     """
 
     matcher: Matcher = field(default_factory=lambda: Matcher(0.7, 0.3, best_of_each=True))
@@ -155,7 +155,7 @@ class ProposalTargets:
         return sampled, sampled_labels, self.encode(sampled, boxes, sampled_labels, matches[index])
 
     def match(self, proposals: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Label int64[K] of each proposal (1…C, 0 background, -1 ignored) and the index int64[K] of its ground truth."""
+        """Label int64[K] of each proposal (1…C, 0 background, -1 ignored) and the ground truth int64[K] it stands for."""
         matches = self.matcher(proposals, boxes)
         proposal_labels = labels_of(matches)
         positive = matches >= 0

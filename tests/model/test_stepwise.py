@@ -211,7 +211,7 @@ def test_every_stage_is_public_and_says_shapes():
 
 
 def test_anchor_labels():
-    """By hand: IoU ≥ .7 or the best of a ground truth; < .3; in between; across the border, which is not even matched."""
+    """IoU ≥ .7 or the best of a ground truth; < .3; in between; across the border, which is not even matched."""
     anchors = torch.tensor(
         [
             [10, 10, 20, 20],  # the first truth itself

@@ -42,10 +42,14 @@ def draw_boxes(image: Tensor, *groups: Group, size: Size | None = None, margin: 
     return picture
 
 
-def tile_maps(maps: Tensor, *, columns: int, side: int = 42) -> Image.Image:
-    """Maps float[n, h, w] as gray squares of ``side`` pixels in rows of ``columns``, black 0 and white the greatest."""
+def tile_maps(maps: Tensor, *, columns: int, side: int = 42, white: float | None = None) -> Image.Image:
+    """Maps float[n, h, w] as gray squares of ``side`` pixels in rows of ``columns``.
+
+    Black is 0; white is ``white``, or without it the greatest value of each map.
+    """
     maps = maps.detach()
-    maps = (maps / maps.amax().clamp(min=1e-12)).clamp(0, 1)
+    greatest = maps.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12) if white is None else white
+    maps = (maps / greatest).clamp(0, 1)
     cells = F.interpolate(maps[:, None], (side, side), mode="nearest")[:, 0]
     rows = math.ceil(len(cells) / columns)
     cells = torch.cat([cells, cells.new_zeros(rows * columns - len(cells), side, side)])

@@ -155,7 +155,7 @@ class ProposalTargets:
         return sampled, sampled_labels, self.encode(sampled, boxes, sampled_labels, matches[index])
 
     def match(self, proposals: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Label int64[K] of each proposal (1…C, 0 background, -1 ignored) and the ground truth int64[K] it stands for."""
+        """Label int64[K] of each proposal (1…C, 0 background, -1 ignored) and index int64[K] of its ground truth."""
         matches = self.matcher(proposals, boxes)
         proposal_labels = labels_of(matches)
         positive = matches >= 0

@@ -290,9 +290,7 @@ def test_proposal_rules(c4, sigmoid):
 def test_training_rules(c4, sigmoid):
     for model, border, samples in ((c4, "ignore", 512), (sigmoid, "keep", 128)):
         anchors, rois = model.anchor_targets, model.proposal_targets
-        assert (
-            anchors.matcher == fasterrcnn.build("classic_vgg16", num_classes=1, backbone="tiny").anchor_targets.matcher
-        )
+        assert anchors.matcher == Matcher(0.7, 0.3, best_of_each=True)
         assert (anchors.sampler.num_samples, anchors.sampler.positive_fraction) == (256, 0.5)
         assert anchors.border == border
         assert (rois.matcher.positive_iou, rois.matcher.negative_iou) == (0.5, 0.5)

@@ -1,6 +1,6 @@
 """Makes the pictures of docs/stepwise.md: trains the tiny detector from scratch, then runs the code of the page.
 
-    python tools/make_stepwise_pictures.py                      # train (about five minutes on one core), then draw
+    python tools/make_stepwise_pictures.py                      # train (about four minutes on one core), then draw
     python tools/make_stepwise_pictures.py --weights FILE       # draw with weights from an earlier run
     python tools/make_stepwise_pictures.py --keep FILE          # train, draw, and keep the weights
 
@@ -24,7 +24,7 @@ from fasterrcnn.training.loop import TrainConfig, train
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "stepwise.md"
 PICTURES = DOCUMENT.with_suffix("")
-TRAINING = TrainConfig(steps=800, batch_size=4, lr=1.5e-3, warmup_steps=40, seed=1)
+TRAINING = TrainConfig(steps=600, batch_size=4, lr=1.5e-3, warmup_steps=40, seed=1)
 
 
 def run_document(**names: Any) -> dict[str, Any]:

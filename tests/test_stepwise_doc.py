@@ -15,7 +15,9 @@ DOCUMENT = ROOT / "docs" / "stepwise.md"
 
 @pytest.fixture(scope="module")
 def run_document():
-    spec = importlib.util.spec_from_file_location("make_stepwise_pictures", ROOT / "tools" / "make_stepwise_pictures.py")
+    spec = importlib.util.spec_from_file_location(
+        "make_stepwise_pictures", ROOT / "tools" / "make_stepwise_pictures.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.run_document

@@ -32,7 +32,8 @@ def draw_boxes(image: Tensor, *groups: Group, size: Size | None = None, margin: 
     """
     if size is not None:
         image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
-    dimmed = image.mean(dim=0, keepdim=True).expand(3, -1, -1) * 0.6 + 0.15
+    # Sixteen grays make small files, and leave a palette's other places to the lines.
+    dimmed = (image.mean(dim=0, keepdim=True).expand(3, -1, -1) * 15).round() / 15 * 0.6 + 0.15
     picture = to_pil(F.pad(dimmed, (margin,) * 4, value=0.08))
     canvas = ImageDraw.Draw(picture)
     for boxes, colour in groups:

@@ -323,7 +323,7 @@ def make_detections(
     nms_threshold: float = 0.3,
     max_detections: int = 100,
 ) -> Detections:
-    """From class scores and offsets to what was found (Fast, section 4).
+    """From class scores and offsets to what was found (Fast, section 3).
 
     Args:
         logits: float[K, C+1].

@@ -3,6 +3,7 @@
 
 #include "nms/nms.h"
 #include "nms/nms_cpu_kernel.h"
+#include "torch_api.h"
 
 namespace frcnn {
 namespace {

@@ -196,17 +196,30 @@ def _save_checkpoint(path: Path, stepper: Stepper, step: int) -> None:
         torch.save(state, temporary)
 
 
-def _restore(path: Path, stepper: Stepper) -> int:
-    """Loads a checkpoint if there is one; returns the step it was made after."""
-    if not path.exists():
-        return 0
+def checkpoint_step(path: Path) -> int:
+    """The step a checkpoint was made after; 0 if there is none.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    return _read_checkpoint(path)["step"] if path.exists() else 0
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}): remove it, or use resume=False, to begin "
             "anew"
         ) from error
+
+
+def _restore(path: Path, stepper: Stepper) -> int:
+    """Loads a checkpoint if there is one; returns the step it was made after."""
+    if not path.exists():
+        return 0
+    state = _read_checkpoint(path)
     # These two change nothing about the numbers.
     harmless = {"num_workers", "checkpoint_every"}
     now, then = asdict(stepper.config), state["config"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from setuptools import setup
 
+sys.path.insert(0, str(Path("tools").resolve()))  # cpu_levels.py
 OLDEST_TORCH = (2, 11)
 OLDEST = ".".join(map(str, OLDEST_TORCH))
 TARGET = "0x{:02x}{:02x}000000000000ULL".format(*OLDEST_TORCH)  # the stable ABI this binary asks of torch
@@ -68,41 +69,43 @@ def cuda_release(torch) -> str | None:
     if why_not:
         print(f"fasterrcnn-ops: building for the CPU only: {why_not}", file=sys.stderr)
         return None
-    said = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, text=True).stdout
-    release = re.search(r"release (\d+\.\d+)", said)
+    said = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, text=True)
+    release = re.search(r"release (\d+\.\d+)", said.stdout)
     major = torch.version.cuda.split(".")[0]
     if release is None or release[1].split(".")[0] != major:
-        stop(
-            f"torch {torch.__version__} is built with CUDA {torch.version.cuda}, "
-            f"the toolkit in {home} is {release[1] if release else 'unreadable'}: "
-            f"set CUDA_HOME to a {major}.x toolkit, or FASTERRCNN_OPS_CUDA=0 for a CPU build"
-        )
+        there = f"the toolkit in {home} is {release[1] if release else 'unreadable'}"
+        advice = f"set CUDA_HOME to a {major}.x toolkit, or FASTERRCNN_OPS_CUDA=0 for a CPU build"
+        stop(f"torch {torch.__version__} is built with CUDA {torch.version.cuda}, {there}: {advice}")
     os.environ["CUDA_HOME"] = str(home)
     if not torch.cuda.is_available():
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
     return release[1]
 
 
-def extensions(torch) -> list:
+def extensions(torch) -> tuple[list, type]:
+    """The libraries, and the build_ext command that builds them."""
     if shutil.which(compiler := os.environ.get("CXX", "c++").split()[0]) is None:
         stop(f"no C++ compiler: `{compiler}` was not found; install g++ or clang++, or set CXX")
     release = cuda_release(torch)  # sets CUDA_HOME, which cpp_extension reads when it is imported
-    from torch.utils.cpp_extension import CppExtension, CUDAExtension
+    from cpu_levels import CXX_FLAGS, with_cpu_levels
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     built = f"torch {torch.__version__}" + (f" with CUDA {release}" if release else "")
     target = f"-DTORCH_TARGET_VERSION={TARGET}"
-    # No contraction to FMA: the CPU, CUDA and the references must round alike.
-    cxx = ["-O3", "-g0", "-std=c++20", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", target]
     nvcc = ["-O3", "-std=c++20", "-fmad=false", "-Xcompiler=-fvisibility=hidden", "-DUSE_CUDA", target]
-    flags = {"cxx": [*cxx, f'-DFRCNN_BUILD_INFO="built against {built}"'], "nvcc": nvcc}
+    flags = {"cxx": [*CXX_FLAGS, target, f'-DFRCNN_BUILD_INFO="built against {built}"'], "nvcc": nvcc}
     csrc = str(Path("csrc").resolve())
 
     def library(kind, name: str, pattern: str):
-        sources = sorted(map(str, Path("csrc").rglob(pattern)))
-        return kind(name, sources, include_dirs=[csrc], extra_compile_args=flags, py_limited_api=True)
+        depends = sorted(map(str, Path("csrc").rglob("*.*")))
+        sources = [file for file in depends if Path(file).match(pattern) and not file.endswith("_cpu_levels.cpp")]
+        options = {"include_dirs": [csrc], "extra_compile_args": flags, "depends": depends, "py_limited_api": True}
+        return kind(name, sources, **options)
 
-    cpu = library(CppExtension, "fasterrcnn_ops._cpu", "*.cpp")
-    return [cpu, library(CUDAExtension, "fasterrcnn_ops._cuda", "*_cuda.cu")] if release else [cpu]
+    modules = [library(CppExtension, "fasterrcnn_ops._cpu", "*.cpp")]
+    modules += [library(CUDAExtension, "fasterrcnn_ops._cuda", "*_cuda.cu")] if release else []
+    ninja = shutil.which("ninja") is not None
+    return modules, with_cpu_levels(BuildExtension.with_options(use_ninja=ninja), Path("csrc"))
 
 
 torch = find_torch()
@@ -111,8 +114,5 @@ if {"egg_info", "dist_info", "sdist"} & set(sys.argv):  # pip asking what to ins
 elif torch is None:
     stop(f"no torch to build against in {sys.executable}: pip install 'torch>={OLDEST}' first")
 else:
-    modules = extensions(torch)
-    from torch.utils.cpp_extension import BuildExtension
-
-    build_ext = BuildExtension.with_options(use_ninja=shutil.which("ninja") is not None)
+    modules, build_ext = extensions(torch)
     setup(ext_modules=modules, cmdclass={"build_ext": build_ext}, options={"bdist_wheel": {"py_limited_api": "cp310"}})

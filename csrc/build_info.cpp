@@ -1,8 +1,4 @@
 // What this library was built with, for `python -m fasterrcnn_ops`; setup.py defines the text.
-#if defined(_WIN32)
-#define FRCNN_EXPORT extern "C" __declspec(dllexport)
-#else
-#define FRCNN_EXPORT extern "C" __attribute__((visibility("default")))
-#endif
+#include "library_export.h"
 
 FRCNN_EXPORT const char* fasterrcnn_ops_build_info() { return FRCNN_BUILD_INFO; }

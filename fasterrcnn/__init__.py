@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from fasterrcnn.build import build
-from fasterrcnn.model import FasterRCNN
+from fasterrcnn.build import build, default_arguments
+from fasterrcnn.classic import FasterRCNN
+from fasterrcnn.generalized import GeneralizedRCNN
+from fasterrcnn.stepwise import StepwiseRCNN
 from fasterrcnn.types import Detections
 from fasterrcnn_ops import __version__
 
-__all__ = ["Detections", "FasterRCNN", "__version__", "build"]
+__all__ = [
+    "Detections",
+    "FasterRCNN",
+    "GeneralizedRCNN",
+    "StepwiseRCNN",
+    "__version__",
+    "build",
+    "default_arguments",
+]

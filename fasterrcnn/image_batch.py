@@ -41,20 +41,32 @@ class ImageBatcher:
     Attributes:
         min_size: Length of the short side after resizing, in pixels; None keeps images as they are.
         max_size: Bound of the long side after resizing, in pixels; None for no bound.
-        mean: Subtracted per channel (RGB, 0–1).
+        mean: Subtracted per channel, in the order and range below.
         std: Divided by per channel.
+        fixed_size: Instead of the first two: every image becomes this (height, width), its shape distorted.
+        channels: Order of the channels the trunk was trained on, "rgb" or "bgr".
+        value_range: Largest value the trunk was trained on, 1 or 255; images come in 0–1.
     """
 
     min_size: int | None = 600
     max_size: int | None = None
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    fixed_size: Size | None = None
+    channels: str = "rgb"
+    value_range: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("min_size", "max_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1 pixel or None, got {value}")
+        if self.fixed_size is not None and (len(self.fixed_size) != 2 or min(self.fixed_size) < 1):
+            raise ValueError(f"fixed_size must be (height, width) of at least 1 pixel or None, got {self.fixed_size}")
+        if self.channels not in ("rgb", "bgr"):
+            raise ValueError(f"channels must be 'rgb' or 'bgr', got {self.channels!r}")
+        if not self.value_range > 0 or not min(self.std) > 0:
+            raise ValueError(f"value_range and std must be positive, got {self.value_range} and {self.std}")
 
     def __call__(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None, device: torch.device | None = None
@@ -99,11 +111,18 @@ class ImageBatcher:
 
     def _resize(self, image: Tensor) -> tuple[Tensor, float]:
         size, scale = resized_size((image.shape[1], image.shape[2]), self.min_size, self.max_size)
+        if self.fixed_size is not None:
+            size = self.fixed_size
+            scale = (size[0] * size[1] / (image.shape[1] * image.shape[2])) ** 0.5
         if size != tuple(image.shape[1:]):
             # Antialiasing matters: photographs are mostly shrunk, several times over.
             image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
         mean = torch.tensor(self.mean, dtype=image.dtype, device=image.device)[:, None, None]
         std = torch.tensor(self.std, dtype=image.dtype, device=image.device)[:, None, None]
+        if self.channels == "bgr":
+            image = image.flip(0)
+        if self.value_range != 1:
+            image = image * self.value_range
         return (image - mean) / std, scale
 
 

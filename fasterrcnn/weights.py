@@ -23,7 +23,7 @@ def load_state(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str |
     """
     expected = model.state_dict()
     missing = [n for n in expected if n not in tensors and not n.endswith("num_batches_tracked")]
-    unknown = [n for n in tensors if n not in expected]
+    unknown = [n for n in tensors if n not in expected and not n.endswith("num_batches_tracked")]
     misshapen = [
         f"{n} {list(tensors[n].shape)} instead of {list(expected[n].shape)}"
         for n in expected
@@ -50,7 +50,7 @@ def load_pretrained(model: nn.Module, weights: str | Path | None = None) -> None
     Raises:
         ValueError: The backbone has no published weights, or the tensors do not fit; the message lists them.
     """
-    source = getattr(model.backbone, "pretrained", None)
+    source = getattr(model.trunk, "pretrained", None)
     if weights is None:
         if source is None:
             raise ValueError(f"there are no published weights for the backbone {model.backbone_name}")
@@ -59,7 +59,7 @@ def load_pretrained(model: nn.Module, weights: str | Path | None = None) -> None
     else:
         where = weights
         tensors = read_tensors(weights)
-    if any(name.startswith("head.") for name in tensors):
+    if any(name.startswith(("rpn.", "head.", "roi_heads.")) for name in tensors):
         load_state(model, tensors, source=where)
         return
     if source is None:
@@ -67,16 +67,22 @@ def load_pretrained(model: nn.Module, weights: str | Path | None = None) -> None
             f"{where} holds no whole detector, and the backbone {model.backbone_name} names no other source"
         )
     renamed = {}
+    names = [
+        (prefix, ours.format(backbone=model.backbone_prefix, stage=model.stage_prefix))
+        for prefix, ours in source.names
+        if model.stage_prefix or "{stage}" not in ours
+    ]
+    unused = (*source.unused, *(prefix for prefix, ours in source.names if "{stage}" in ours and not model.stage_prefix))
     for name, tensor in tensors.items():
-        for prefix, ours in source.names:
+        for prefix, ours in names:
             if name.startswith(prefix):
                 renamed[ours + name[len(prefix) :]] = tensor
                 break
         else:
-            if not name.startswith(source.unused):
+            if not name.startswith(unused):
                 renamed[name] = tensor  # to be reported as unknown
     state = model.state_dict()
-    prefixes = tuple(ours for _, ours in source.names)
+    prefixes = tuple(ours for _, ours in names)
     load_state(model, {**{n: t for n, t in state.items() if not n.startswith(prefixes)}, **renamed}, source=where)
 
 

@@ -66,7 +66,8 @@ def describe() -> dict[str, str]:
     """What was built and what is in use, for ``python -m fasterrcnn_ops``."""
     load()
     facts = {"torch": torch.__version__, "torch CUDA": torch.version.cuda or "none (CPU-only build)"}
-    facts["CPU library"] = f"{_loaded['cpu'].name}, {_build_info()}"
+    facts["CPU library"] = f"{_loaded['cpu'].name}, {_text('build_info')}"
+    facts["CPU kernels"] = f"{_text('cpu_level')} (this machine: {_text('cpu_levels')})"
     facts["CUDA library"] = _loaded["cuda"].name if "cuda" in _loaded else f"not in use: {_cuda_problem}"
     if "cuda" in _loaded and not torch.cuda.is_available():
         facts["CUDA library"] += ", loaded; torch sees no GPU"
@@ -80,8 +81,14 @@ def _find(stem: str) -> Path | None:
     return found[0] if found else None
 
 
-def _build_info() -> str:
-    function = ctypes.CDLL(str(_loaded["cpu"])).fasterrcnn_ops_build_info
+def cpu_levels() -> list[str]:
+    """The CPU levels whose kernels this machine can run, lowest first; FASTERRCNN_OPS_CPU_LEVEL forces one of them."""
+    load()
+    return _text("cpu_levels").split(", ")
+
+
+def _text(name: str) -> str:
+    function = getattr(ctypes.CDLL(str(_loaded["cpu"])), f"fasterrcnn_ops_{name}")
     function.restype = ctypes.c_char_p
     return function().decode()
 

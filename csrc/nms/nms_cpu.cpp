@@ -3,6 +3,7 @@
 
 #include "nms/nms.h"
 #include "nms/nms_cpu_kernel.h"
+#include "nms/nms_cpu_levels.h"
 
 namespace frcnn {
 namespace {
@@ -35,7 +36,24 @@ int64_t run_nms(const Tensor& boxes, const Tensor& scores, const OptionalTensor&
   const ScalarType dtype = coordinate_type(boxes.scalar_type());
   const Tensor wide = contiguous_as(boxes, dtype);
   return dispatch_coordinates(dtype, [&]<typename T>() {
-    return nms_cpu::greedy_walk(data_of<T>(wide), order, segments, iou_threshold, max_output, keep);
+    std::vector<int64_t> ends = segments.begin;
+    const int64_t n = boxes.size(0);
+    const std::unique_ptr<T[]> kept(new T[5 * n]);
+    const NmsWalk<T> walk{data_of<T>(wide),
+                          order.data(),
+                          segments.of_box.data(),
+                          segments.begin.data(),
+                          ends.data(),
+                          kept.get(),
+                          n,
+                          largest_not_above<T>(iou_threshold),
+                          max_output,
+                          keep};
+    if constexpr (std::is_same_v<T, float>) {
+      return nms_kernels().walk_float(walk);
+    } else {
+      return nms_kernels().walk_double(walk);
+    }
   });
 }
 

@@ -12,7 +12,8 @@ A backbone is any ``nn.Module`` with
 Optional:
 
 * ``rpn_channels``: hidden width of the RPN that suits the backbone (512 without it), and
-* ``pretrained``: a :class:`PretrainedSource`, for ``FasterRCNN(pretrained=True)`` and ``weights=``.
+* ``stages() -> list[Module]``: its parts from the input on, for ``frozen_stages``, and
+* ``pretrained``: a :class:`PretrainedSource`, for ``pretrained=True`` and ``weights=``.
 
 Example:
     >>> from torch import nn
@@ -44,13 +45,19 @@ class RoIStage:
 
     Attributes:
         pooled_size: Side of the square RoI grid the layers expect, in cells.
-        module: Maps [K, out_channels, pooled_size, pooled_size] to [K, out_features].
+        module: Maps [K, out_channels, pooled_size, pooled_size] to [K, out_features], or to a map that ``pool`` reduces.
         out_features: Length of the vector per RoI.
+        pool: Maps what ``module`` gives to [K, out_features, 1, 1]; None where it gives vectors.
     """
 
     pooled_size: int
     module: nn.Module
     out_features: int
+    pool: nn.Module | None = None
+
+    def flat(self) -> nn.Module:
+        """``module`` and ``pool`` as one module that gives vectors [K, out_features]."""
+        return self.module if self.pool is None else nn.Sequential(self.module, self.pool, nn.Flatten())
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,8 @@ class PretrainedSource:
 
     Attributes:
         url: Address of a state dict saved by ``torch.save``.
-        names: Pairs (prefix in the file, prefix in the detector's state dict).
+        names: Pairs (prefix in the file, prefix in the detector's state dict), where ``{backbone}`` and ``{stage}``
+            stand for the detector's names of the backbone and of the RoI stage.
         unused: Prefixes in the file that a detector has no use for, such as the ImageNet classifier.
     """
 

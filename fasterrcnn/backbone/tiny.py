@@ -51,6 +51,10 @@ class Tiny(nn.Sequential):
         )
         initialise(self)
 
+    def stages(self) -> list[nn.Module]:
+        """The four halvings, the last two with their residual blocks."""
+        return [self[0], self[1], self[2:4], self[4:6]]
+
     def roi_stage(self) -> RoIStage:
         """A 1×1 convolution that narrows 7 × 7 cells to 64 channels, then one hidden layer of 128 features."""
         module = nn.Sequential(conv(160, 64, size=1), nn.Flatten(), nn.Linear(64 * 7 * 7, 128), nn.ReLU(inplace=True))

@@ -24,9 +24,9 @@ class VGG16(nn.Sequential):
         url="https://download.pytorch.org/models/vgg16-397923af.pth",
         # Dropout is gone from the RoI stage, so fc7 moves from position 3 to 2.
         names=(
-            ("features.", "extractor."),
-            ("classifier.0.", "head.classifier.0."),
-            ("classifier.3.", "head.classifier.2."),
+            ("features.", "{backbone}."),
+            ("classifier.0.", "{stage}.0."),
+            ("classifier.3.", "{stage}.2."),
         ),
         unused=("classifier.6.",),
     )
@@ -45,6 +45,11 @@ class VGG16(nn.Sequential):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
+
+    def stages(self) -> list[nn.Module]:
+        """The five blocks between the pools."""
+        pools = [i for i, item in enumerate(self) if isinstance(item, nn.MaxPool2d)]
+        return [self[a:b] for a, b in zip([0, *pools], [*pools, len(self)], strict=True)]
 
     def roi_stage(self) -> RoIStage:
         """fc6 and fc7 on 7 × 7 cells, 4096 features; dropout and the ImageNet classifier (fc8) removed."""

@@ -10,7 +10,7 @@ import torch
 from fasterrcnn import build, checkpoints
 from fasterrcnn.data.cutouts import ASSETS
 from fasterrcnn.data.synthetic import SyntheticScenes
-from fasterrcnn.model import FasterRCNN
+from fasterrcnn.classic import FasterRCNN
 from fasterrcnn.training.loop import CHECKPOINT, TrainConfig, train
 from fasterrcnn.training.loop import WEIGHTS as FULL_PRECISION_WEIGHTS
 

@@ -1,7 +1,16 @@
 """The second stage: features of each proposal, the head that classifies and refines them, and detections."""
 
-from fasterrcnn.roi.detections import DetectionLayer
+from fasterrcnn.roi.detections import ClassRows, DetectionLayer, class_rows
 from fasterrcnn.roi.features import RoIPooler
-from fasterrcnn.roi.head import RoIHeads
+from fasterrcnn.roi.head import ClassicHead, GeneralizedRoIHeads, RoIHeads, StepwiseHead
 
-__all__ = ["DetectionLayer", "RoIHeads", "RoIPooler"]
+__all__ = [
+    "ClassRows",
+    "ClassicHead",
+    "DetectionLayer",
+    "GeneralizedRoIHeads",
+    "RoIHeads",
+    "RoIPooler",
+    "StepwiseHead",
+    "class_rows",
+]

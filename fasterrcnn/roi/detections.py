@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from fasterrcnn.box_coder import BoxCoder
@@ -23,12 +24,14 @@ class DetectionLayer:
         nms_threshold: A detection whose IoU with a better one of its class is greater is dropped.
         max_detections: The best so many of an image are returned.
         coder: How offsets describe boxes.
+        candidates_per_class: Only the best so many of a class enter NMS; None for all.
     """
 
     score_threshold: float = 0.05
     nms_threshold: float = 0.3
     max_detections: int = 100
     coder: BoxCoder = field(default_factory=lambda: BoxCoder((10.0, 10.0, 5.0, 5.0)))
+    candidates_per_class: int | None = None
 
     def __call__(
         self,
@@ -46,7 +49,7 @@ class DetectionLayer:
 
         Args:
             logits: float[K, C+1], column 0 is background.
-            deltas: float[K, 4(C+1)].
+            deltas: float[K, 4(C+1)], or float[K, 4C] where background has no box.
             boxes: float[K, 4], the proposals in pixels of the batch.
             valid: bool[K], which proposals count.
             image_size: (height, width) in pixels to which boxes are clipped.
@@ -55,16 +58,64 @@ class DetectionLayer:
         Returns:
             Detections by descending score. A proposal may be detected as several classes.
         """
+        max_detections = self.max_detections if max_detections is None else max_detections
+        found, _ = self._chosen(logits, deltas, boxes, valid, image_size, score_threshold, nms_threshold)
+        return Detections(found.boxes[:max_detections], found.labels[:max_detections], found.scores[:max_detections])
+
+    def _chosen(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        boxes: Tensor,
+        valid: Tensor,
+        image_size: Size,
+        score_threshold: float | None = None,
+        nms_threshold: float | None = None,
+    ) -> tuple[Detections, Tensor]:
+        """All detections, by descending score, and the proposal of each, int64[D]."""
         score_threshold = self.score_threshold if score_threshold is None else score_threshold
         nms_threshold = self.nms_threshold if nms_threshold is None else nms_threshold
-        max_detections = self.max_detections if max_detections is None else max_detections
-        classes = logits.shape[1]
-        probabilities = logits.float().softmax(dim=1)
-        refined = self.coder.decode(deltas.float(), boxes, image_size).view(-1, classes, 4)
+        scores = logits.float().softmax(dim=1)[:, 1:]  # [K, C]
+        classes = scores.shape[1]
+        refined = self.coder.decode(deltas.float(), boxes, image_size).unflatten(1, (deltas.shape[1] // 4, 4))
+        refined = refined[:, -classes:]  # [K, C, 4], without background's
         sides = refined[..., 2:] - refined[..., :2]
-        wanted = (probabilities > score_threshold) & valid[:, None] & (sides >= SMALLEST_SIDE).all(dim=2)
-        wanted[:, 0] = False
-        proposal, label = wanted.nonzero(as_tuple=True)
-        refined, scores = refined[proposal, label], probabilities[proposal, label]
-        keep = batched_nms(refined, scores, label, nms_threshold)[:max_detections]
-        return Detections(refined[keep], label[keep], scores[keep])
+        wanted = (scores > score_threshold) & valid[:, None] & (sides >= SMALLEST_SIDE).all(dim=2)
+        if self.candidates_per_class is not None and self.candidates_per_class < len(scores):
+            order = torch.where(wanted, scores, -1.0).argsort(dim=0, descending=True, stable=True)
+            wanted = wanted.scatter(0, order[self.candidates_per_class :], False)
+        proposal, column = wanted.nonzero(as_tuple=True)
+        refined, scores = refined[proposal, column], scores[proposal, column]
+        keep = batched_nms(refined, scores, column, nms_threshold)
+        return Detections(refined[keep], column[keep] + 1, scores[keep]), proposal[keep]
+
+
+@dataclass
+class ClassRows:
+    """Detections of one image as a table with a row for every class and proposal, the form of GluonCV's networks.
+
+    Row c·K + k is proposal slot k seen as class c; what is no detection is −1 throughout.
+
+    Attributes:
+        ids: float[C·K, 1], the zero-based class (label − 1).
+        scores: float[C·K, 1] in 0…1.
+        boxes: float[C·K, 4] in pixels of the original image.
+    """
+
+    ids: Tensor
+    scores: Tensor
+    boxes: Tensor
+
+
+def class_rows(
+    layer: DetectionLayer, logits: Tensor, deltas: Tensor, boxes: Tensor, valid: Tensor, image_size: Size
+) -> ClassRows:
+    """The detections of one image as rows; arguments as :meth:`DetectionLayer.__call__`'s, boxes in pixels of the batch.
+
+    There is no bound on their number.
+    """
+    found, proposal = layer._chosen(logits, deltas, boxes, valid, image_size)
+    rows = logits.new_full(((logits.shape[1] - 1) * len(boxes), 6), -1.0, dtype=torch.float32)
+    columns = [(found.labels - 1).float()[:, None], found.scores[:, None], found.boxes]
+    rows[(found.labels - 1) * len(boxes) + proposal] = torch.cat(columns, dim=1)
+    return ClassRows(rows[:, :1], rows[:, 1:2], rows[:, 2:])

@@ -37,49 +37,40 @@ def objectness(logits: Tensor) -> Tensor:
 
 
 class RegionProposalNetwork(nn.Module):
-    """A 3×3 convolution with ReLU, and 1×1 convolutions to scores and offsets; weights N(0, 0.01), biases 0.
+    """Scores and offsets of anchors, and the proposals they make.
 
     Args:
-        in_channels: Channels of the features.
-        hidden_channels: Channels of the 3×3 convolution.
+        head: Maps features [B, C, H, W] to scores [B, A·s, H, W] and offsets [B, A·4, H, W].
         anchors: The anchors of a feature map.
         proposal_layer: Turns scored anchors into proposals.
-        scores_per_anchor: 2 for a softmax over (background, object), 1 for a sigmoid.
-        training_counts: Whether :meth:`forward`, the family's own call, gives as many proposals as in training.
-        seed: Of the redraws of :meth:`forward`.
+        scores_per_anchor: s, 2 for a softmax over (background, object), 1 for a sigmoid.
     """
 
     def __init__(
         self,
-        in_channels: int,
-        hidden_channels: int,
+        head: nn.Module | None,
         anchors: AnchorGrid,
         proposal_layer: ProposalLayer,
-        *,
-        scores_per_anchor: int = 2,
-        training_counts: bool = True,
-        seed: int = 0,
+        scores_per_anchor: int,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, hidden_channels, 3, padding=1)
-        self.score = nn.Conv2d(hidden_channels, len(anchors) * scores_per_anchor, 1)
-        self.loc = nn.Conv2d(hidden_channels, len(anchors) * 4, 1)
-        for layer in (self.conv1, self.score, self.loc):
-            nn.init.normal_(layer.weight, 0, 0.01)
-            nn.init.zeros_(layer.bias)
+        if head is not None:
+            self.head = head
         self.anchors = anchors
         self.proposal_layer = proposal_layer
         self.scores_per_anchor = scores_per_anchor
-        self.training_counts = training_counts
-        self.seed = seed
+
+    def maps(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores [B, A·s, H, W] and offsets [B, A·4, H, W]: channel a·s + i is number i of anchor a."""
+        return self.head(features)
 
     def predict(self, features: Tensor) -> RPNOutput:
         """Scores and offsets of every anchor of features [B, C, H, W], in the anchors' order (y·W + x)·A + a."""
-        hidden = F.relu(self.conv1(features))
+        scores, deltas = self.maps(features)
         batch = features.shape[0]
-        # Channels a·k + i of a location become row a, column i: move the channels last, then split them.
-        logits = self.score(hidden).permute(0, 2, 3, 1).reshape(batch, -1, self.scores_per_anchor)
-        deltas = self.loc(hidden).permute(0, 2, 3, 1).reshape(batch, -1, 4)
+        # Channels a·s + i of a location become row a, column i: move the channels last, then split them.
+        logits = scores.permute(0, 2, 3, 1).reshape(batch, -1, self.scores_per_anchor)
+        deltas = deltas.permute(0, 2, 3, 1).reshape(batch, -1, 4)
         anchors = self.anchors((features.shape[2], features.shape[3]), features.device)
         return RPNOutput(anchors, logits, deltas)
 
@@ -92,6 +83,94 @@ class RegionProposalNetwork(nn.Module):
             return self.proposal_layer(
                 output.anchors, scores, output.deltas.float(), image_sizes, scales, training=training
             )
+
+
+class RPNHead(nn.Module):
+    """A 3×3 convolution with ReLU, and 1×1 convolutions to scores and offsets; weights N(0, 0.01), biases 0.
+
+    Args:
+        in_channels: Channels of the features.
+        hidden_channels: Channels of the 3×3 convolution.
+        anchors_per_location: A.
+        scores_per_anchor: 2 for a softmax over (background, object), 1 for a sigmoid.
+    """
+
+    def __init__(
+        self, in_channels: int, hidden_channels: int, anchors_per_location: int, scores_per_anchor: int
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, hidden_channels, 3, padding=1)
+        self.cls_logits = nn.Conv2d(hidden_channels, anchors_per_location * scores_per_anchor, 1)
+        self.bbox_pred = nn.Conv2d(hidden_channels, anchors_per_location * 4, 1)
+        initialise(self.conv, self.cls_logits, self.bbox_pred)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, C, H, W] → scores [B, A·s, H, W] and offsets [B, A·4, H, W]."""
+        hidden = F.relu(self.conv(features))
+        return self.cls_logits(hidden), self.bbox_pred(hidden)
+
+
+class SeparateRPNHead(nn.Module):
+    """A 3×3 convolution of its own before the scores and before the offsets, without activations.
+
+    Arguments, shapes and initialisation as :class:`RPNHead`'s.
+    """
+
+    def __init__(
+        self, in_channels: int, hidden_channels: int, anchors_per_location: int, scores_per_anchor: int
+    ) -> None:
+        super().__init__()
+        self.score_conv = nn.Conv2d(in_channels, hidden_channels, 3, padding=1)
+        self.score = nn.Conv2d(hidden_channels, anchors_per_location * scores_per_anchor, 1)
+        self.loc_conv = nn.Conv2d(in_channels, hidden_channels, 3, padding=1)
+        self.loc = nn.Conv2d(hidden_channels, anchors_per_location * 4, 1)
+        initialise(self.score_conv, self.score, self.loc_conv, self.loc)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, C, H, W] → scores [B, A·s, H, W] and offsets [B, A·4, H, W]."""
+        return self.score(self.score_conv(features)), self.loc(self.loc_conv(features))
+
+
+def initialise(*layers: nn.Conv2d) -> None:
+    """Weights N(0, 0.01), biases 0 (Faster R-CNN paper, section 3.1.3)."""
+    for layer in layers:
+        nn.init.normal_(layer.weight, 0, 0.01)
+        nn.init.zeros_(layer.bias)
+
+
+class ClassicRPN(RegionProposalNetwork):
+    """The classic family's RPN: its layers are called ``conv1``, ``score`` and ``loc``, and it can be called itself.
+
+    Args:
+        in_channels: Channels of the features.
+        hidden_channels: Channels of the 3×3 convolution.
+        anchors: The anchors of a feature map.
+        proposal_layer: Turns scored anchors into proposals.
+        training_counts: Whether :meth:`forward`, the family's own call, gives as many proposals as in training.
+        seed: Of the redraws of :meth:`forward`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        anchors: AnchorGrid,
+        proposal_layer: ProposalLayer,
+        *,
+        training_counts: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(None, anchors, proposal_layer, scores_per_anchor=2)
+        self.conv1 = nn.Conv2d(in_channels, hidden_channels, 3, padding=1)
+        self.score = nn.Conv2d(hidden_channels, len(anchors) * 2, 1)
+        self.loc = nn.Conv2d(hidden_channels, len(anchors) * 4, 1)
+        initialise(self.conv1, self.score, self.loc)
+        self.training_counts = training_counts
+        self.seed = seed
+
+    def maps(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = F.relu(self.conv1(features))
+        return self.score(hidden), self.loc(hidden)
 
     def forward(self, x: Tensor, img_size: Size, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The classic family's own call: every image gets exactly R proposals.

@@ -25,6 +25,10 @@ class ProposalLayer:
         nms_threshold: A proposal whose IoU with a better one is greater is dropped.
         min_size: Smallest side in pixels of the original image; min_size · scale in pixels of the batch.
         coder: How deltas describe boxes.
+        scale_min_size: False: ``min_size`` is in pixels of the batch.
+        inclusive_sides: Sides count their last pixel when they are compared with ``min_size``: side + 1.
+        filter_before_top_k: Small boxes are dropped before the best ``pre_nms_top_n`` are chosen, and take up no place
+            among them; False drops them afterwards.
     """
 
     pre_nms_top_n: tuple[int, int] = (12000, 3000)
@@ -32,6 +36,9 @@ class ProposalLayer:
     nms_threshold: float = 0.7
     min_size: float = 16.0
     coder: BoxCoder = field(default_factory=BoxCoder)
+    scale_min_size: bool = True
+    inclusive_sides: bool = False
+    filter_before_top_k: bool = True
 
     def __call__(
         self,
@@ -60,27 +67,35 @@ class ProposalLayer:
         which = 0 if training else 1
         pre, post = self.pre_nms_top_n[which], self.post_nms_top_n[which]
         images = [
-            self._propose(anchors, scores[i], deltas[i], size, self.min_size * scale, pre, post)
+            self._propose(anchors, scores[i], deltas[i], size, self._min_side(scale), pre, post)
             for i, (size, scale) in enumerate(zip(image_sizes, scales, strict=True))
         ]
         boxes, kept_scores, counts = zip(*images, strict=True)
         return Proposals(torch.stack(boxes), torch.stack(kept_scores), torch.stack(counts))
 
+    def _min_side(self, scale: float) -> float:
+        """Smallest x2 − x1 or y2 − y1 in pixels of the batch."""
+        return self.min_size * (scale if self.scale_min_size else 1.0) - self.inclusive_sides
+
     def _propose(
         self, anchors: Tensor, scores: Tensor, deltas: Tensor, size: Size, min_side: float, pre: int, post: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         boxes = self.coder.decode(deltas, anchors, size)
+        if len(boxes) == 0:
+            return boxes.new_zeros(post, 4), scores.new_zeros(post), scores.new_zeros((), dtype=torch.int64)
         large = (boxes[:, 2] - boxes[:, 0] >= min_side) & (boxes[:, 3] - boxes[:, 1] >= min_side)
-        # Small boxes are sent to the end rather than removed, which keeps shapes fixed: behind all others they can
-        # suppress nothing, and everything from the first of them on is cut off below.
-        scores = torch.where(large & scores.isfinite(), scores, -torch.inf)
+        # What is dropped is sent to the end rather than removed, which keeps shapes fixed: behind all others it can
+        # suppress nothing, and everything from there on is cut off below.
+        good = scores.isfinite() & boxes.isfinite().all(dim=1)
+        scores = torch.where(good & large if self.filter_before_top_k else good, scores, -torch.inf)
         # A stable sort, not topk, whose choice among equal scores differs between devices.
         scores, order = scores.sort(descending=True, stable=True)
         scores, boxes = scores[:pre], boxes[order[:pre]]
+        if not self.filter_before_top_k:
+            scores, again = torch.where(large[order[:pre]], scores, -torch.inf).sort(descending=True, stable=True)
+            boxes = boxes[again]
         keep, _ = nms_padded(boxes, scores, iou_threshold=self.nms_threshold, max_output=post)
         index = keep.clamp(min=0)
-        if len(boxes) == 0:
-            return boxes.new_zeros(post, 4), scores.new_zeros(post), keep.new_zeros(())
         used = (keep >= 0) & (scores[index] > -torch.inf)
         kept_boxes = torch.where(used[:, None], boxes[index], 0.0)
         return kept_boxes, torch.where(used, scores[index], 0.0), used.sum()

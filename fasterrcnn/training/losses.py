@@ -42,7 +42,7 @@ class StageLoss:
 
         Args:
             logits: float[S, classes] for a softmax, float[S, 1] for a sigmoid.
-            deltas: float[S, 4], or float[S, 4·classes] with four columns per class.
+            deltas: float[S, 4], or four columns for each class: float[S, 4(C+1)], or float[S, 4C] without background.
             labels: int64[S]; -1 is left out, 0 is background, which has no box.
             target_deltas: float[S, 4].
 
@@ -61,8 +61,10 @@ class StageLoss:
             classification = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
         positives = (labels > 0).nonzero()[:, 0]
         columns = deltas.unflatten(1, (deltas.shape[1] // 4, 4))
-        # One set of offsets serves all classes, or each class has its own.
-        column = labels[positives] if columns.shape[1] > 1 else torch.zeros_like(positives)
+        # One set of offsets serves all classes, or each class has its own, and background has or has none.
+        background = logits.shape[1] == columns.shape[1]
+        column = labels[positives] - int(not background)
+        column = column if columns.shape[1] > 1 else torch.zeros_like(positives)
         box = smooth_l1(columns[positives, column], target_deltas[positives], self.beta)
         divisor = sampled if self.normalizer == "sampled" else positives.new_tensor(len(positives))
         return classification / sampled.clamp(min=1), self.box_weight * box / divisor.clamp(min=1)

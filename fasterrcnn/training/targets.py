@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fasterrcnn.box_coder import BoxCoder
-from fasterrcnn.training.matching import NEGATIVE, Matcher
+from fasterrcnn.training.matching import IGNORED, NEGATIVE, Matcher
 from fasterrcnn.training.sampling import Sampler
 from fasterrcnn.types import Size, Target
 
@@ -22,13 +22,19 @@ class AnchorTargets:
         matcher: Which anchors are positive.
         sampler: How many of them count.
         coder: How offsets describe boxes.
-        inside_only: Leave out anchors that cross the border of the image.
+        border: What becomes of anchors that cross the border of the image: "keep" (they are like any other), "ignore"
+            (they are matched, then left out) or "exclude" (they are not even matched, so that each ground truth gets the
+            best of the anchors inside).
     """
 
     matcher: Matcher = field(default_factory=lambda: Matcher(0.7, 0.3, best_of_each=True))
     sampler: Sampler = field(default_factory=lambda: Sampler(256, 0.5))
     coder: BoxCoder = field(default_factory=BoxCoder)
-    inside_only: bool = False
+    border: str = "keep"
+
+    def __post_init__(self) -> None:
+        if self.border not in ("keep", "ignore", "exclude"):
+            raise ValueError(f"border must be 'keep', 'ignore' or 'exclude', got {self.border!r}")
 
     def __call__(
         self, anchors: Tensor, boxes: Tensor, image_size: Size, generator: torch.Generator
@@ -45,12 +51,16 @@ class AnchorTargets:
             Labels int64[N]: 1 object, 0 background, -1 does not count; and offsets float[N, 4], 0 where the label
             is not 1.
         """
-        matches = self.matcher(anchors, boxes)
+        if self.border == "keep":
+            matches = self.matcher(anchors, boxes)
+        else:
+            inside = anchors_inside(anchors, image_size, inclusive=self.coder.inclusive)
+            # A box of NaN overlaps nothing.
+            matches = self.matcher(
+                torch.where(inside[:, None], anchors, torch.nan) if self.border == "exclude" else anchors, boxes
+            )
+            matches = torch.where(inside, matches, IGNORED)
         positive, negative = matches >= 0, matches == NEGATIVE
-        if self.inside_only:
-            height, width = image_size
-            inside = (anchors[:, :2] >= 0).all(dim=1) & (anchors[:, 2] <= width) & (anchors[:, 3] <= height)
-            positive, negative = positive & inside, negative & inside
         positives, negatives = self.sampler(positive, negative, generator)
         labels = torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
         labels[negatives] = 0
@@ -58,6 +68,16 @@ class AnchorTargets:
         deltas = torch.zeros_like(anchors)
         deltas[positives] = self.coder.encode(boxes[matches[positives]], anchors[positives])
         return labels, deltas
+
+
+def anchors_inside(anchors: Tensor, image_size: Size, *, inclusive: bool = False) -> Tensor:
+    """bool[N]: which anchors [N, 4] do not cross the border of an image (height, width).
+
+    Inclusive boxes contain their last pixel: x2 is at most width − 1.
+    """
+    height, width = image_size
+    right, bottom = width - inclusive, height - inclusive
+    return (anchors[:, :2] >= 0).all(dim=1) & (anchors[:, 2] <= right) & (anchors[:, 3] <= bottom)
 
 
 @dataclass

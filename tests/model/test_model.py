@@ -213,7 +213,7 @@ def test_freeze_bn():
         ({"backbone": "alexnet"}, ValueError, "unknown backbone 'alexnet'; known: vgg, resnet50, tiny"),
         ({"backbone": nn.Identity()}, TypeError, "Identity is no backbone: it lacks out_channels, stride, roi_stage"),
         ({"feat_stride": 8}, ValueError, "feat_stride is 8, but the backbone's stride is 16"),
-        ({"roi_pooling": "crop"}, ValueError, "'pool' or 'align', got 'crop'"),
+        ({"roi_pooling": "crop"}, ValueError, "'pool', 'align' or 'truncated', got 'crop'"),
         ({"pretrained": True, "weights": "x.pth"}, ValueError, "not both"),
     ],
 )
@@ -251,7 +251,7 @@ def test_default_rules_of_the_family():
         model = fasterrcnn.FasterRCNN(20)
     assert (model.anchor_targets.matcher.positive_iou, model.anchor_targets.matcher.negative_iou) == (0.7, 0.3)
     assert model.anchor_targets.matcher.best_of_each
-    assert not model.anchor_targets.inside_only
+    assert model.anchor_targets.border == "keep"
     assert (model.anchor_targets.sampler.num_samples, model.anchor_targets.sampler.positive_fraction) == (256, 0.5)
     assert (model.proposal_targets.matcher.positive_iou, model.proposal_targets.matcher.negative_iou) == (0.5, 0.5)
     assert (model.proposal_targets.sampler.num_samples, model.proposal_targets.sampler.positive_fraction) == (128, 0.5)

@@ -98,7 +98,7 @@ def test_anchor_targets_are_256_half_positive():
 
 def test_anchors_crossing_the_border_can_be_left_out():
     boxes = torch.tensor([[-1, 0, 10, 10], [0, 0, 10, 10], [70, 70, 101, 90], [70, 70, 100, 90.0]])
-    labels, _ = AnchorTargets(inside_only=True)(boxes, GROUND_TRUTH[:1], SIZE, generator())
+    labels, _ = AnchorTargets(border="ignore")(boxes, GROUND_TRUTH[:1], SIZE, generator())
     assert labels.tolist() == [-1, 1, -1, 0]
     labels, _ = AnchorTargets()(boxes, GROUND_TRUTH[:1], SIZE, generator())
     assert labels.tolist() == [1, 1, 0, 0]

@@ -70,6 +70,7 @@ def test_module_prints_versions():
     assert fasterrcnn_ops.__version__ in run.stdout
     assert torch.__version__ in run.stdout
     assert "built against torch" in run.stdout
+    assert f"this machine: {', '.join(_library.cpu_levels())}" in run.stdout
 
 
 @pytest.fixture

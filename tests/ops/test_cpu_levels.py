@@ -1,0 +1,144 @@
+"""Every CPU level this machine can run gives the same bits, with one thread and with two.
+
+The level is chosen once per process, so each runs in its own: this file, run as a program, writes the results of all
+cases. A case is a function without arguments that returns tensors; it draws its inputs from seeded generators.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import support
+import torch
+from nms_scenes import SCENES, random_ids, seeded
+from torch import Tensor
+
+import fasterrcnn_ops
+from fasterrcnn_ops import _library
+
+# --- the cases: one function per operator family, a line in the table -------------------------------------------------
+
+
+def nms_family() -> Iterator[Tensor]:
+    for scene in SCENES.values():
+        for n in (0, 1, 5, 33, 300, 2000):
+            for dtype in (torch.float32, torch.float64):
+                boxes, scores = scene(n, seeded(n), dtype)
+                ids = random_ids(n, seeded(n), 7)
+                for threshold in (0.3, 0.7, 1 / 3, 0.0, -0.5):
+                    yield fasterrcnn_ops.nms(boxes, scores, threshold)
+                    yield fasterrcnn_ops.batched_nms(boxes, scores, ids, threshold)
+                    yield from fasterrcnn_ops.nms_padded(boxes, scores, iou_threshold=threshold, max_output=50)
+
+
+CASES: dict[str, Callable[[], Iterator[Tensor]]] = {
+    "nms": nms_family,
+}
+
+
+# --- running and comparing them --------------------------------------------------------------------------------------
+
+THREADS = (1, 2)
+TESTS = Path(support.__file__).parent
+
+
+def run_all(file: Path) -> None:
+    results = {}
+    for threads in THREADS:
+        torch.set_num_threads(threads)
+        for name, case in CASES.items():
+            results[name, threads] = [tensor.contiguous().clone() for tensor in case()]
+    torch.save(results, file)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """level -> (case, threads) -> tensors."""
+    found = {}
+    for level in _library.cpu_levels():
+        file = tmp_path_factory.mktemp("levels") / f"{level}.pt"
+        program = f"import sys; sys.path.append({str(TESTS)!r}); import runpy; sys.argv[1:] = [{str(file)!r}]; "
+        program += f"runpy.run_path({__file__!r}, run_name='__main__')"
+        run = support.run_python("-c", program, FASTERRCNN_OPS_CPU_LEVEL=level)
+        assert run.returncode == 0, run.stderr
+        found[level] = torch.load(file)
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_same_bits_at_every_level_and_thread_count(results, case):
+    expected = results["baseline"][case, 1]
+    assert len(expected) > 0
+    for level, found in results.items():
+        for threads in THREADS:
+            assert len(found[case, threads]) == len(expected)
+            for number, (tensor, wanted) in enumerate(zip(found[case, threads], expected, strict=True)):
+                try:
+                    support.assert_bitwise_equal(tensor, wanted)
+                except AssertionError as error:
+                    raise AssertionError(f"{case} at {level}, {threads} threads, result {number}") from error
+
+
+# --- choosing a level ------------------------------------------------------------------------------------------------
+
+USE_ONE = """
+import torch, fasterrcnn_ops
+print(fasterrcnn_ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5))
+from fasterrcnn_ops import _library
+print(_library.describe()["CPU kernels"])
+"""
+
+
+def use_one(level: str) -> subprocess.CompletedProcess[str]:
+    return support.run_python("-c", USE_ONE, FASTERRCNN_OPS_CPU_LEVEL=level)
+
+
+def test_the_variable_forces_a_level():
+    for level in _library.cpu_levels():
+        run = use_one(level)
+        assert run.returncode == 0, run.stderr
+        assert f"{level} (this machine" in run.stdout
+
+
+def test_the_highest_level_is_the_default():
+    assert f"{_library.cpu_levels()[-1]} (this machine" in use_one("").stdout
+
+
+def test_an_unknown_level_is_named():
+    run = use_one("avx1024")
+    assert run.returncode != 0
+    names = ", ".join(_library.cpu_levels())
+    assert f'FASTERRCNN_OPS_CPU_LEVEL: expected one of {names} on this machine, got "avx1024"' in run.stderr
+
+
+def test_no_level_leaves_code_behind_for_another():
+    root = Path(__file__).resolve().parents[2]
+    if not (root / "csrc").is_dir():
+        pytest.skip("no csrc/: not a source tree")
+    run = subprocess.run([sys.executable, root / "tools" / "check_cpu_levels.py"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_code_left_behind_is_found(tmp_path):
+    """The check itself: an inline function outside the level's namespace, not inlined, is a weak symbol."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / "csrc").is_dir():
+        pytest.skip("no csrc/: not a source tree")
+    source = tmp_path / "leaky_cpu_levels.cpp"
+    source.write_text(
+        '#include "cpu_level.h"\n'
+        "namespace frcnn { __attribute__((noinline)) inline float leak(float x) { return x * x; } }\n"
+        "namespace frcnn::FRCNN_CPU_LEVEL { float f(float x) { return leak(x); } }\n"
+    )
+    program = [sys.executable, root / "tools" / "check_cpu_levels.py", source]
+    run = subprocess.run(program, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "W frcnn::leak(float)" in run.stderr
+
+
+if __name__ == "__main__":
+    run_all(Path(sys.argv[1]))

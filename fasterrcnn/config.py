@@ -15,10 +15,9 @@ from typing import Any, get_type_hints
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
-from fasterrcnn import build as systems
+from fasterrcnn.build import SYSTEMS, default_arguments, find_system
 from fasterrcnn.config_text import check_type, close_to, documented, from_toml, matches_default, to_document
 from fasterrcnn.data.catalog import DATASETS, SIZES
-from fasterrcnn.model import FasterRCNN
 from fasterrcnn.recipes import recipe
 from fasterrcnn.training.schedule import TrainConfig
 
@@ -111,12 +110,12 @@ def default_config(system: str, backbone: str | None = None, data: str = "shapes
     Raises:
         ValueError: An unknown name.
     """
-    if system not in systems.SYSTEMS:
-        raise ValueError(f"unknown system {system!r}{close_to(system, systems.SYSTEMS)}")
+    if system not in SYSTEMS:
+        raise ValueError(f"unknown system {system!r}{close_to(system, SYSTEMS)}")
     if data not in DATASETS:
         raise ValueError(f"unknown data set {data!r}{close_to(data, DATASETS)}")
     chosen = recipe(system, backbone, data)
-    model = {name: _plain(value) for name, value in _default_arguments(system, backbone).items()}
+    model = {name: _plain(value) for name, value in default_arguments(system, backbone).items()}
     config = RunConfig(
         system,
         backbone,
@@ -226,7 +225,7 @@ def to_toml(config: RunConfig, *, comments: bool = True) -> str:
         comments: False for the values alone.
     """
     explained = {
-        "model": documented(FasterRCNN.__doc__),
+        "model": documented(find_system(config.system).make.__doc__),
         **{section: documented(type(getattr(config, section)).__doc__) for section in SECTIONS[1:]},
     }
     top = {"system": config.system, "backbone": config.backbone or OWN_BACKBONE}
@@ -274,17 +273,3 @@ def _unset_alternatives(new: dict[str, Any]) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Lists as tuples, all the way down, as constructors have them."""
     return tuple(_plain(item) for item in value) if isinstance(value, (list, tuple)) else value
-
-
-def _default_arguments(system, backbone):  # SHIM until build has it
-    import inspect
-
-    if hasattr(systems, "default_arguments"):
-        return systems.default_arguments(system, backbone)
-    signature = inspect.signature(FasterRCNN.__init__).parameters
-    out = {
-        k: p.default
-        for k, p in signature.items()
-        if k not in ("self", "num_classes", "backbone", "pretrained", "weights", "mode")
-    }
-    return {**out, **(systems.TINY if backbone == "tiny" else {})}

@@ -121,9 +121,13 @@ def to_document(
         document.add(key, value)
     for name, values in sections.items():
         table: Table = tomlkit.table()
+        before = ""
         for key, value in values.items():
-            for line in textwrap.wrap(comments.get(name, {}).get(key, ""), 100):
-                table.add(tomlkit.comment(line))
+            comment = comments.get(name, {}).get(key, "")
+            if comment != before:  # neighbours are explained together
+                for line in textwrap.wrap(comment, 100):
+                    table.add(tomlkit.comment(line))
+            before = comment
             table.add(key, _to_toml(value))
         document.add(name, table)
     return tomlkit.dumps(document)

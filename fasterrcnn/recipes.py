@@ -4,32 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
-# For the tiny trunk and the shapes, in about 600 steps of a quarter of a second. Pictures keep their size; shapes have
-# sides of 26 to 70 pixels, and anchors of such sizes; few proposals do for few objects.
+# For the tiny trunk and the shapes: 600 steps of about a quarter of a second. Pictures keep their size; shapes have
+# sides of 26 to 70 pixels, and so have anchors; few proposals do for few objects.
+_FEW = {"rpn_pre_nms_top_n": (300, 150), "rpn_post_nms_top_n": (100, 50)}
+_SHAPE_SIDES = (28.0, 44.0, 64.0)
 TINY_SHAPES = {
-    "model": {
-        "anchor_scales": (1.75, 2.75, 4.0),
-        "min_size": 128,
-        "max_size": 160,
-        "rpn_pre_nms_top_n": (300, 150),
-        "rpn_post_nms_top_n": (100, 50),
-    },
-    "train": {"steps": 600, "batch_size": 8, "lr": 2e-3, "warmup_steps": 50, "checkpoint_every": 100},
-    "data": {"train_images": 4800},
+    "classic": {**_FEW, "anchor_scales": (1.75, 2.75, 4.0), "min_size": 128, "max_size": 160},
+    "c4": {**_FEW, "anchor_sizes": _SHAPE_SIDES, "min_size": 128, "max_size": 160},
+    "stepwise": {**_FEW, "anchor_sizes": _SHAPE_SIDES, "image_size": (128, 160)},
 }
+TRAIN_SHAPES = {"steps": 600, "batch_size": 8, "lr": 2e-3, "warmup_steps": 50, "checkpoint_every": 100}
 
-# The scenes are harder; these are the demonstration's numbers.
+# The scenes are harder; these are the demonstration's numbers. The ratio 5 is for rockets.
+_SOME = {"rpn_pre_nms_top_n": (600, 300), "rpn_post_nms_top_n": (150, 100)}
+_TALL = (0.5, 1.0, 2.0, 5.0)
+_SCENE_SIDES = (32.0, 64.0, 112.0, 192.0)
 TINY_SCENES = {
-    "model": {
-        "anchor_scales": (2.0, 4.0, 7.0, 12.0),
-        "ratios": (0.5, 1.0, 2.0, 5.0),
-        "min_size": 192,
-        "max_size": 512,
-        "rpn_pre_nms_top_n": (600, 300),
-        "rpn_post_nms_top_n": (150, 100),
-    },
-    "train": {"steps": 1500, "batch_size": 4, "lr": 1.5e-3, "warmup_steps": 40, "checkpoint_every": 150},
-    "data": {"train_images": 6000},
+    "classic": {**_SOME, "anchor_scales": (2.0, 4.0, 7.0, 12.0), "ratios": _TALL, "min_size": 192, "max_size": 512},
+    "c4": {**_SOME, "anchor_sizes": _SCENE_SIDES, "anchor_ratios": _TALL, "min_size": 192, "max_size": 512},
+    "stepwise": {**_SOME, "anchor_sizes": _SCENE_SIDES, "anchor_ratios": _TALL, "image_size": (192, 256)},
+}
+TRAIN_SCENES = {"steps": 1500, "batch_size": 4, "lr": 1.5e-3, "warmup_steps": 40, "checkpoint_every": 150}
+
+FAMILIES = {
+    "classic_vgg16": "classic",
+    "classic_resnet50": "classic",
+    "resnet50_c4_sigmoid": "c4",
+    "resnet50_c4": "c4",
+    "stepwise_vgg16": "stepwise",
 }
 
 # The paper's schedule for PASCAL VOC (section 3.1.3) in one go instead of four alternating stages: 60,000 steps at
@@ -59,4 +61,7 @@ def recipe(system: str, backbone: str | None, data: str) -> dict[str, dict[str, 
     """
     if backbone != "tiny":
         return FULL_SIZE
-    return {"shapes": TINY_SHAPES, "scenes": TINY_SCENES}[data]
+    model, train = {"shapes": (TINY_SHAPES, TRAIN_SHAPES), "scenes": (TINY_SCENES, TRAIN_SCENES)}[data]
+    # Every picture is generated once and never repeated.
+    images = {"train_images": train["steps"] * train["batch_size"]}
+    return {"model": model[FAMILIES[system]], "train": train, "data": images}

@@ -1,8 +1,8 @@
 """Average precision of COCO, computed by a public evaluator: faster-coco-eval, or pycocotools where that is wanted.
 
-Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014, and the evaluation its server uses: 101 recall points,
-IoU 0.5…0.95 in steps of 0.05, at most 100 detections per image. Both evaluators give the same numbers; a test compares
-them.
+Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014, and the evaluation its server uses: 101 recall
+points, IoU 0.5…0.95 in steps of 0.05, at most 100 detections per image. Both evaluators give the same numbers; a test
+compares them.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def reported() -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, TypeError, ImportError, NonFiniteError) as error:
+    except (OSError, ValueError, ImportError, NonFiniteError) as error:
         errors.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1 if isinstance(error, NonFiniteError) else 2) from error
     except KeyboardInterrupt as interruption:

@@ -32,6 +32,7 @@ class Recorder:
         self._file = path.open("w", encoding="utf-8")
         for entry in kept:
             self._write(entry)
+        self._file.flush()
         self._writer = _summary_writer(out_dir / CURVES, first_step) if curves else None
         self.has_curves = self._writer is not None
 

@@ -56,9 +56,16 @@ class RunResult:
 
 
 def build_detector(config: RunConfig, num_classes: int) -> nn.Module:
-    """The untrained detector of a configuration, with initial weights seeded by ``train.seed``."""
+    """The untrained detector of a configuration, with initial weights seeded by ``train.seed``.
+
+    Raises:
+        ValueError: The system refuses an argument.
+    """
     torch.manual_seed(config.train.seed)
-    return build(config.system, num_classes=num_classes, backbone=config.backbone, **config.model)
+    try:
+        return build(config.system, num_classes=num_classes, backbone=config.backbone, **config.model)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"model: {config.system} cannot be built: {error}") from error
 
 
 def open_split(config: RunConfig, split: str) -> DetectionDataset:

@@ -45,9 +45,5 @@ def evaluate(
             )
         result.save(out / "evaluation.json")
         console.print(as_table(result))
-        try:
-            plots = plot_precision_recall(result, out)
-        except ImportError:
-            console.print("No curves, the package matplotlib is missing (pip install matplotlib).", highlight=False)
-            plots = []
+        plots = plot_precision_recall(result, out)
     console.print(f"{out / 'evaluation.json'}, {len(plots)} precision-recall curves in {out}", soft_wrap=True)

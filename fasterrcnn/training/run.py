@@ -117,6 +117,7 @@ def run_training(
                 f"No TensorBoard curves, the package tensorboard is missing (pip install tensorboard); {LOG} has the "
                 "same numbers.",
                 highlight=False,
+                soft_wrap=True,
             )
         judge = _Judge(model, validation, config, out_dir, recorder, first)
 

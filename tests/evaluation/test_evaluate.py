@@ -132,7 +132,6 @@ def test_table_has_a_row_per_class():
 
 
 def test_curves(tmp_path):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     result = measure(*hand_made(), NAMES)
     files = plot_precision_recall(result, tmp_path / "plots")
     assert [file.name for file in files] == [

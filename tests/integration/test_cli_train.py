@@ -183,11 +183,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(tmp_path):
 def test_evaluating_a_file(trained, tmp_path):
     said = run("eval", "--weights", trained[0] / "model.safetensors", "--images", 5, "--out", tmp_path / "e")
     assert "mean" in said
-    assert {path.name for path in (tmp_path / "e").iterdir()} >= {"evaluation.json"}
     record = json.loads((tmp_path / "e" / "evaluation.json").read_text())
     assert record["images"] == 5
     assert [entry["name"] for entry in record["classes"]] == ["circle", "square", "triangle"]
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     assert len(list((tmp_path / "e").glob("precision_recall*.png"))) == 4
 
 

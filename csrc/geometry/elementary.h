@@ -58,8 +58,9 @@ FRCNN_HD V exp_float(V x) {
 template <typename V, typename Int>
 FRCNN_HD V log_float(V x) {
   const V zero{}, infinity = all_lanes<V>(__builtin_inff()), nan = all_lanes<V>(__builtin_nanf(""));
-  const auto denormal = x < 0x1p-126f;
-  const V normal = denormal ? x * 0x1p24f : x;
+  const V positive = x > zero ? x : all_lanes<V>(1.0f);  // the others are dealt with at the end
+  const auto denormal = positive < all_lanes<V>(0x1p-126f);
+  const V normal = denormal ? positive * 0x1p24f : positive;
   const Int bits = bits_as<Int>(normal);
   const Int exponent = (bits - 0x3f3504f3) >> 23;  // the bits of sqrt(1/2)
   const V f = bits_as<V>(bits - (exponent << 23)) - 1.0f;

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "geometry/pairwise_iou.h"
+#include "huge_pages.h"
 #include "matching/match_boxes.h"
 #include "matching/match_boxes_cpu_levels.h"
 
@@ -66,6 +67,7 @@ Tensor match_boxes_cpu(const Tensor& targets, const Tensor& boxes, double high_t
   const int64_t num_targets = targets.size(0), num_boxes = boxes.size(0);
   Tensor matches = empty_on(boxes_c, {num_boxes}, ScalarType::Long);
   auto* out = mutable_data_of<int64_t>(matches);
+  advise_huge_pages(out, static_cast<size_t>(num_boxes) * sizeof(int64_t));
   if (num_targets == 0) std::fill_n(out, num_boxes, int64_t(-1));
   if (num_targets == 0 || num_boxes == 0) return matches;
 

@@ -4,8 +4,8 @@
 //
 //   1. split the block into one array per coordinate, finding the box around all of it
 //   2. collect the targets that this hull overlaps: mostly few, often none
-//   3. vector by vector and target by target: where no lane overlaps, four comparisons are all; where one does, the IoU
-//      of every lane, and with it the best target of each box and the best IoU of each target in this block
+//   3. vector by vector: four comparisons with each of those targets, then, for the targets that some lane overlaps, the
+//      IoU of every lane, and with it the best target of each box and the best IoU of each target in this block
 //   4. thresholds
 //
 // Every IoU > 0 is found that way, and an IoU of 0 (or NaN, which counts as 0) never beats another: the best of a box
@@ -55,6 +55,18 @@ FRCNN_INLINE Target<T> target_at(const MatchTask<T>& task, int64_t t) {
 }
 
 template <typename T>
+FRCNN_INLINE IntVec<T> load_index(const Block<T>& block, int i) {
+  IntVec<T> index;
+  std::memcpy(&index, block.index + i, sizeof index);
+  return index;
+}
+
+template <typename T>
+FRCNN_INLINE void store_index(Block<T>& block, int i, IntVec<T> index) {
+  std::memcpy(block.index + i, &index, sizeof index);
+}
+
+template <typename T>
 void load_block(const MatchTask<T>& task, int64_t number, Block<T>& block) {
   block.first = number * kMatchBlock;
   const int64_t left_over = task.num_boxes - block.first;
@@ -78,8 +90,7 @@ void load_block(const MatchTask<T>& task, int64_t number, Block<T>& block) {
     store(block.y2 + i, box.c3);
     store(block.area + i, (box.c2 - box.c0) * (box.c3 - box.c1));
     store(block.best + i, Vec<T>{});
-    const IntVec<T> zero{};
-    std::memcpy(block.index + i, &zero, sizeof zero);
+    store_index(block, i, IntVec<T>{});
     left = min(box.c0, left);  // in this order a NaN leaves what was there
     top = min(box.c1, top);
     right = max(box.c2, right);
@@ -95,21 +106,32 @@ void load_block(const MatchTask<T>& task, int64_t number, Block<T>& block) {
   }
 }
 
-// Lanes where the boxes at `i` may overlap the target; false lanes have IoU 0 or NaN.
+// kLanes<T> boxes of a block.
 template <typename T>
-FRCNN_INLINE Mask<T> may_overlap(const Block<T>& block, int i, const Target<T>& target) {
-  return less(broadcast(target.x1), load(block.x2 + i)) & less(load(block.x1 + i), broadcast(target.x2)) &
-         less(broadcast(target.y1), load(block.y2 + i)) & less(load(block.y1 + i), broadcast(target.y2));
+struct Lanes {
+  Vec<T> x1, y1, x2, y2, area;
+};
+
+template <typename T>
+FRCNN_INLINE Lanes<T> lanes_at(const Block<T>& block, int i) {
+  return {load(block.x1 + i), load(block.y1 + i), load(block.x2 + i), load(block.y2 + i), load(block.area + i)};
 }
 
-// pairwise_iou() of geometry/pairwise_iou.h for the boxes at `i`, operation by operation.
+// Lanes that may overlap the target; false lanes have IoU 0 or NaN.
 template <typename T>
-FRCNN_INLINE Vec<T> iou_with(const Block<T>& block, int i, const Target<T>& target) {
+FRCNN_INLINE Mask<T> may_overlap(const Lanes<T>& box, const Target<T>& target) {
+  return less(broadcast(target.x1), box.x2) & less(box.x1, broadcast(target.x2)) &
+         less(broadcast(target.y1), box.y2) & less(box.y1, broadcast(target.y2));
+}
+
+// pairwise_iou() of geometry/pairwise_iou.h, operation by operation.
+template <typename T>
+FRCNN_INLINE Vec<T> iou_with(const Lanes<T>& box, const Target<T>& target) {
   const Vec<T> zero{};
-  const Vec<T> w = min(broadcast(target.x2), load(block.x2 + i)) - max(broadcast(target.x1), load(block.x1 + i));
-  const Vec<T> h = min(broadcast(target.y2), load(block.y2 + i)) - max(broadcast(target.y1), load(block.y1 + i));
+  const Vec<T> w = min(broadcast(target.x2), box.x2) - max(broadcast(target.x1), box.x1);
+  const Vec<T> h = min(broadcast(target.y2), box.y2) - max(broadcast(target.y1), box.y1);
   const Vec<T> intersection = max(w, zero) * max(h, zero);
-  return intersection / (broadcast(target.area) + load(block.area + i) - intersection);
+  return intersection / (broadcast(target.area) + box.area - intersection);
 }
 
 // Best target and IoU of every box of the block; of every target here, if wanted: block_best [M].
@@ -132,18 +154,26 @@ void find_best(const MatchTask<T>& task, Block<T>& block, T* block_best) {
     }
     for (int j = 0; j < count; ++j) best_of[j] = Vec<T>{};
     for (int i = 0; i < block.count && count > 0; i += kLanes<T>) {
+      const Lanes<T> box = lanes_at(block, i);
+      int met[kTargetsAtOnce];
+      int meetings = 0;
       for (int j = 0; j < count; ++j) {
-        if (!any(may_overlap(block, i, near[j]))) continue;
-        const Vec<T> iou = iou_with(block, i, near[j]);
-        const Vec<T> best = load(block.best + i);
+        met[meetings] = j;
+        meetings += static_cast<int>(any(may_overlap(box, near[j])));
+      }
+      if (meetings == 0) continue;
+      Vec<T> best = load(block.best + i);
+      IntVec<T> index = load_index(block, i);
+      for (int k = 0; k < meetings; ++k) {
+        const int j = met[k];
+        const Vec<T> iou = iou_with(box, near[j]);
         const Mask<T> better = less(best, iou);
-        IntVec<T> index;
-        std::memcpy(&index, block.index + i, sizeof index);
         index = select(better, IntVec<T>{} + number[j], index);
-        std::memcpy(block.index + i, &index, sizeof index);
-        store(block.best + i, select(better, iou, best));
+        best = select(better, iou, best);
         best_of[j] = max(iou, best_of[j]);  // in this order a NaN leaves what was there
       }
+      store(block.best + i, best);
+      store_index(block, i, index);
     }
     for (int j = 0; j < count && block_best != nullptr; ++j) {
       T best = T(0);
@@ -162,11 +192,8 @@ void match_blocks(const MatchTask<T>& task, int64_t begin, int64_t end) {
     find_best(task, block, task.block_best == nullptr ? nullptr : task.block_best + number * task.num_targets);
     for (int i = 0; i < block.count; i += kLanes<T>) {
       const Vec<T> best = load(block.best + i);
-      IntVec<T> index;
-      std::memcpy(&index, block.index + i, sizeof index);
-      index = select(less(best, high), IntVec<T>{} - 2, index);
-      index = select(less(best, low), IntVec<T>{} - 1, index);
-      std::memcpy(block.index + i, &index, sizeof index);
+      const IntVec<T> index = select(less(best, high), IntVec<T>{} - 2, load_index(block, i));
+      store_index(block, i, select(less(best, low), IntVec<T>{} - 1, index));
     }
     for (int i = 0; i < block.count; ++i) task.matches[block.first + i] = block.index[i];
   }
@@ -187,7 +214,7 @@ void restore_blocks(const MatchTask<T>& task, int64_t begin, int64_t end) {
       }
       const Target<T> target = target_at(task, t);
       for (int i = 0; i < block.count; i += kLanes<T>) {
-        uint32_t tied = bits_of(equal(iou_with(block, i, target), broadcast(task.target_best[t])));
+        uint32_t tied = bits_of(equal(iou_with(lanes_at(block, i), target), broadcast(task.target_best[t])));
         for (; tied != 0; tied &= tied - 1) {
           const int at = i + __builtin_ctz(tied);
           task.matches[block.first + at] = block.index[at];

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 import support
 import torch
-from support import assert_bitwise_equal, assert_close, random_boxes
+from support import assert_bitwise_equal, random_boxes
 
 from fasterrcnn_ops import decode_boxes, encode_boxes, grid_anchors
 

@@ -1,6 +1,7 @@
 #include "anchors/anchors.h"
 #include "anchors/anchors_cpu_levels.h"
 #include "huge_pages.h"
+#include "torch_api.h"
 
 namespace frcnn {
 namespace {

@@ -1,6 +1,7 @@
 #include "box_coder/box_coder.h"
 #include "box_coder/box_coder_cpu_levels.h"
 #include "huge_pages.h"
+#include "torch_api.h"
 
 namespace frcnn {
 namespace {
@@ -60,9 +61,8 @@ Tensor decode_boxes_cpu(const Tensor& deltas, const Tensor& anchors, std::vector
     T* out = mutable_data_of<T>(boxes);
     const auto params = coder_params<T>(weights, inclusive, clip, image_size);
     const auto decode = kernels<T>().decode;
-    parallel_for(deltas.size(0), kBoxesPerThread / per_anchor + 1, [&](int64_t begin, int64_t end) {
-      decode(delta, anchor, per_anchor, params, begin, end, out);
-    });
+    parallel_for(deltas.size(0), kBoxesPerThread / per_anchor + 1,
+                 [&](int64_t begin, int64_t end) { decode(delta, anchor, per_anchor, params, begin, end, out); });
   });
   return cast(boxes, result_type);
 }

@@ -71,8 +71,7 @@ void decode_boxes_rows(const T* deltas, const T* anchors, int64_t per_anchor, co
       anchor = load_columns(repeated);
     }
     const Columns<T> delta = load_some_columns(deltas + 4 * k, last - k);
-    const Box<Vec<T>> box =
-        decode_box(Deltas<Vec<T>>{delta.c0, delta.c1, delta.c2, delta.c3}, as_box(anchor), params);
+    const Box<Vec<T>> box = decode_box(Deltas<Vec<T>>{delta.c0, delta.c1, delta.c2, delta.c3}, as_box(anchor), params);
     store_some_columns(boxes + 4 * k, last - k, Columns<T>{box.x1, box.y1, box.x2, box.y2});
   }
 }

@@ -47,8 +47,9 @@ FRCNN_HD V exp_float(V x) {
   const Int n = bits_as<Int>(rounded) - 0x4b400000;
   const V whole = rounded - kRound;
   const V r = x - whole * kLn2High - whole * kLn2Low;
-  const V q = (((0.0013814540579915047f * r + 0.00836874540621520f) * r + 0.04166838899254799f) * r +
-               0.1666652113199234f) * r + 0.4999999403953552f;
+  const V q =
+      (((0.0013814540579915047f * r + 0.00836874540621520f) * r + 0.04166838899254799f) * r + 0.1666652113199234f) * r +
+      0.4999999403953552f;
   const V p = 1.0f + (r + r * r * q);
   const Int half = n >> 1;  // two steps, because 2^n itself may overflow or be denormal
   return p * bits_as<V>((half + 127) << 23) * bits_as<V>((n - half + 127) << 23);
@@ -66,9 +67,16 @@ FRCNN_HD V log_float(V x) {
   const V f = bits_as<V>(bits - (exponent << 23)) - 1.0f;
   const V rounded = bits_as<V>(exponent + 0x4b400000) - 0x1.8p23f;  // the exponent as a float
   const V e = denormal ? rounded - 24.0f : rounded;
-  const V q = ((((((-0.07634509354829788f * f + 0.12761594355106354f) * f - 0.13160185515880585f) * f +
-                  0.14201755821704865f) * f - 0.16623356938362122f) * f + 0.20001226663589478f) * f -
-               0.2500081956386566f) * f + 0.3333333134651184f;
+  const V q =
+      ((((((-0.07634509354829788f * f + 0.12761594355106354f) * f - 0.13160185515880585f) * f + 0.14201755821704865f) *
+             f -
+         0.16623356938362122f) *
+            f +
+        0.20001226663589478f) *
+           f -
+       0.2500081956386566f) *
+          f +
+      0.3333333134651184f;
   const V square = f * f;
   V result = e * kLn2High + (f + (e * kLn2Low + (square * f * q - 0.5f * square)));
   result = x == infinity ? x : result;

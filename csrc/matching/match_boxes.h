@@ -4,9 +4,9 @@
 //   boxes    [N, 4]   likewise, on the same device
 //   -> int64 [N]      index of a target, -1 (below low_threshold) or -2 (from there to below high_threshold)
 //
-// A box takes the target it overlaps best, of equal ones the first; IoUs are those of box_iou, in float32 (float64 where
-// a float64 tensor takes part), compared with the thresholds rounded to that type. An IoU that is not a number (0/0, NaN
-// coordinates) counts as 0. No targets: all -1.
+// A box takes the target it overlaps best, of equal ones the first; IoUs are those of box_iou, in float32 (float64
+// where a float64 tensor takes part), compared with the thresholds rounded to that type. An IoU that is not a number
+// (0/0, NaN coordinates) counts as 0. No targets: all -1.
 //
 // allow_low_quality: every target whose best IoU over all boxes is at least min_low_quality also gets all boxes that
 // reach that best, whatever the thresholds; such a box stands for the target *it* overlaps best. A best IoU of 0 is
@@ -14,13 +14,15 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 
-#include "torch_api.h"
+#include "checks.h"
 
 namespace frcnn {
 
-inline void check_match_boxes(const Tensor& targets, const Tensor& boxes, double high_threshold, double low_threshold,
-                              double min_low_quality) {
+template <typename Array>
+void check_match_boxes(const Array& targets, const Array& boxes, double high_threshold, double low_threshold,
+                       double min_low_quality) {
   check_boxes(targets, "targets");
   check_boxes(boxes, "boxes");
   check_same_device(boxes, "boxes", targets, "targets");

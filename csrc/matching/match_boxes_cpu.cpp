@@ -6,6 +6,7 @@
 #include "huge_pages.h"
 #include "matching/match_boxes.h"
 #include "matching/match_boxes_cpu_levels.h"
+#include "torch_api.h"
 
 namespace frcnn {
 namespace {

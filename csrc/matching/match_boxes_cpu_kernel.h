@@ -4,7 +4,8 @@
 //
 //   1. split the block into one array per coordinate, finding the box around all of it
 //   2. collect the targets that this hull overlaps: mostly few, often none
-//   3. vector by vector: four comparisons with each of those targets, then, for the targets that some lane overlaps, the
+//   3. vector by vector: four comparisons with each of those targets, then, for the targets that some lane overlaps,
+//   the
 //      IoU of every lane, and with it the best target of each box and the best IoU of each target in this block
 //   4. thresholds
 //
@@ -120,8 +121,8 @@ FRCNN_INLINE Lanes<T> lanes_at(const Block<T>& block, int i) {
 // Lanes that may overlap the target; false lanes have IoU 0 or NaN.
 template <typename T>
 FRCNN_INLINE Mask<T> may_overlap(const Lanes<T>& box, const Target<T>& target) {
-  return less(broadcast(target.x1), box.x2) & less(box.x1, broadcast(target.x2)) &
-         less(broadcast(target.y1), box.y2) & less(box.y1, broadcast(target.y2));
+  return less(broadcast(target.x1), box.x2) & less(box.x1, broadcast(target.x2)) & less(broadcast(target.y1), box.y2) &
+         less(box.y1, broadcast(target.y2));
 }
 
 // pairwise_iou() of geometry/pairwise_iou.h, operation by operation.

@@ -77,20 +77,16 @@ bool round_is_right(Rng& rng) {
   const int64_t blocks = (n + frcnn::kMatchBlock - 1) / frcnn::kMatchBlock;
   Block<T> block_best(restore ? blocks * m : 0), target_best(m);
   Block<int64_t> matches(n, -7);
-  frcnn::MatchTask<T> task{columns.get(), m,   boxes.get(), n, high, low, restore ? block_best.get() : nullptr,
-                           nullptr,       matches.get()};
-  split(rng, blocks, [&](int64_t begin, int64_t end) {
-    frcnn::FRCNN_CPU_LEVEL::match_blocks(task, begin, end);
-  });
+  frcnn::MatchTask<T> task{columns.get(), m, boxes.get(), n, high, low, restore ? block_best.get() : nullptr, nullptr,
+                           matches.get()};
+  split(rng, blocks, [&](int64_t begin, int64_t end) { frcnn::FRCNN_CPU_LEVEL::match_blocks(task, begin, end); });
   if (restore) {
     for (int64_t i = 0; i < blocks * m; ++i) target_best[i % m] = std::max(target_best[i % m], block_best[i]);
     for (int64_t t = 0; t < m; ++t) {
       if (target_best[t] == 0) target_best[t] = std::numeric_limits<T>::quiet_NaN();
     }
     task.target_best = target_best.get();
-    split(rng, blocks, [&](int64_t begin, int64_t end) {
-      frcnn::FRCNN_CPU_LEVEL::restore_blocks(task, begin, end);
-    });
+    split(rng, blocks, [&](int64_t begin, int64_t end) { frcnn::FRCNN_CPU_LEVEL::restore_blocks(task, begin, end); });
   }
   const std::vector<int64_t> expected = expected_matches(targets, boxes, high, low, restore);
   return std::equal(expected.begin(), expected.end(), matches.get());

@@ -189,13 +189,9 @@ bool elementary(Rng& rng, float most, float (*scalar)(float), double (*exact)(do
   return true;
 }
 
-bool exponential(Rng& rng) {
-  return elementary(rng, 90.0f, frcnn::Elementary<float>::exp, std::exp, true);
-}
+bool exponential(Rng& rng) { return elementary(rng, 90.0f, frcnn::Elementary<float>::exp, std::exp, true); }
 
-bool logarithm(Rng& rng) {
-  return elementary(rng, 1000.0f, frcnn::Elementary<float>::log, std::log, false);
-}
+bool logarithm(Rng& rng) { return elementary(rng, 1000.0f, frcnn::Elementary<float>::log, std::log, false); }
 
 bool clamp(Rng& rng) {
   const float value = number(rng), high = std::fabs(number(rng));

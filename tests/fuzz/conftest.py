@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import runpy
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tools"))
 FLAGS = ["-std=c++20", "-O1", "-g", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
+def level_flags(level: str) -> list[str]:
+    """What setup.py compiles this CPU level with, on top of FLAGS."""
+    return runpy.run_path(str(ROOT / "tools" / "cpu_levels.py"))["LEVELS"][level]
+
+
 @pytest.fixture(scope="session")
 def run_fuzz(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
-    """``run_fuzz(stem, rounds, level="baseline")`` builds ``tests/fuzz/<stem>_fuzz.cpp``, runs it with two seeds.
+    """``run_fuzz(stem, rounds, level)`` builds ``tests/fuzz/<stem>_fuzz.cpp`` for a CPU level, runs it with two seeds.
 
     Skipped, visibly, where there is no g++ with the sanitizers, or no sources (only the installed package).
     """
@@ -33,12 +37,10 @@ def run_fuzz(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
     folder = tmp_path_factory.mktemp("fuzz")
 
     def run(stem: str, rounds: int, level: str = "baseline") -> None:
-        from cpu_levels import LEVELS
-
         program = folder / f"{stem}_{level}"
         source = ROOT / "tests" / "fuzz" / f"{stem}_fuzz.cpp"
-        options = [f"-DFRCNN_CPU_LEVEL={level}", *LEVELS[level]]
-        subprocess.run([*command, *options, str(source), "-o", str(program)], check=True)
+        flags = [f"-DFRCNN_CPU_LEVEL={level}", *level_flags(level)]
+        subprocess.run([*command, *flags, str(source), "-o", str(program)], check=True)
         for seed in (1, 2):
             done = subprocess.run([program, str(seed), str(rounds)], capture_output=True, text=True, timeout=300)
             assert done.returncode == 0, done.stdout + done.stderr[-4000:]

@@ -147,9 +147,8 @@ template <typename Allocate>
 inline Tensor allocated(const Allocate& allocate, torch::headeronly::IntHeaderOnlyArrayRef size, ScalarType dtype) {
   try {
     Tensor result = allocate();
-    if (result.is_cpu()) {
-      const int64_t element = static_cast<int64_t>(aoti_torch_dtype_element_size(static_cast<int32_t>(dtype)));
-      advise_huge_pages(result.mutable_data_ptr(), static_cast<size_t>(result.numel() * element));
+    if (result.is_cpu()) {  // fresh memory: huge pages where it is large
+      advise_huge_pages(result.mutable_data_ptr(), static_cast<size_t>(result.numel() * result.element_size()));
     }
     return result;
   } catch (const std::exception&) {

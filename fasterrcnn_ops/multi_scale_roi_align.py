@@ -57,8 +57,8 @@ def multi_scale_roi_align(
             halve, and what :func:`fasterrcnn_ops.roi_align` raises.
 
     Note:
-        Edge cases (no RoIs, NaN, outside, gigantic) are those of :func:`fasterrcnn_ops.roi_align`. An RoI inverted along
-        one axis has no size and is read from the finest level. Differentiable in every level, twice too; not in
+        Edge cases (no RoIs, NaN, outside, gigantic) are those of :func:`fasterrcnn_ops.roi_align`. An RoI inverted
+        along one axis has no size and is read from the finest level. Differentiable in every level, twice too; not in
         ``boxes``. A level without RoIs receives a gradient of zeros. Deterministic. On CUDA it is composed of one
         ``roi_align`` a level, without a read-back.
 

@@ -10,7 +10,7 @@
 #pragma once
 
 #include "roi_align/roi_align_cpu_levels.h"
-#include "roi_align/roi_align_lanes.h"
+#include "simd_pick.h"
 #include "roi_align/roi_align_window.h"
 #include "simd_floats.h"
 

@@ -35,7 +35,7 @@ constexpr int64_t kChunkRois = 32;       // planned together
 constexpr int64_t kBatchRois = 1 << 13;  // planned before any is run: bounds the memory of plans
 constexpr int64_t kForwardBlock = kRoiChannels;
 constexpr int64_t kBackwardBlock = 16;               // contiguous
-constexpr int64_t kSpreadBlock = 32;                 // channels_last
+constexpr int64_t kSpreadBlock = 128;                // channels_last
 constexpr int64_t kStreamBytes = int64_t{16} << 20;  // results beyond this are not found in a cache anyway
 
 static_assert(kForwardBlock == roi_align_detail::kForwardPlanes);

@@ -6,6 +6,7 @@ cases. A case is a function without arguments that returns tensors; it draws its
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -39,6 +40,40 @@ def nms_family() -> Iterator[Tensor]:
                     yield from fasterrcnn_ops.nms_padded(boxes, scores, iou_threshold=threshold, max_output=50)
 
 
+def anchors() -> Iterator[Tensor]:
+    for dtype in (torch.float32, torch.float64):
+        for feature_size in ((1, 1), (3, 7), (50, 84), (1, 33)):
+            for count in (1, 3, 5):
+                cells = support.random_boxes(count, dtype=dtype, generator=seeded(count))
+                yield fasterrcnn_ops.grid_anchors(cells, feature_size, (15.9, 4.0), offset=0.3)
+
+
+def box_coding() -> Iterator[Tensor]:
+    for dtype in (torch.float32, torch.float64):
+        for count, per_anchor in ((1, 1), (17, 1), (9000, 1), (50, 3), (200, 91)):
+            anchors = support.random_boxes(count, dtype=dtype, generator=seeded(1))
+            boxes = support.random_boxes(count, dtype=dtype, generator=seeded(2))
+            deltas = torch.randn(count, 4 * per_anchor, dtype=dtype, generator=seeded(3)) * 3
+            deltas[::7, 2] = -math.inf
+            deltas[::5, 3] = math.nan
+            deltas[::3, 1] = 1e30
+            for image_size in (None, (480, 640)):
+                yield fasterrcnn_ops.decode_boxes(deltas, anchors, (10, 10, 5, 5), clip=9.0, image_size=image_size)
+            yield fasterrcnn_ops.encode_boxes(boxes, anchors, (10, 10, 5, 5), inclusive=True)
+            yield fasterrcnn_ops.encode_boxes(deltas[:, :4], anchors)
+
+
+def matching() -> Iterator[Tensor]:
+    for dtype in (torch.float32, torch.float64):
+        for targets, boxes in ((1, 1), (3, 17), (20, 5000), (150, 800)):
+            truth = support.random_boxes(targets, dtype=dtype, generator=seeded(1))
+            found = torch.cat((support.random_boxes(boxes, dtype=dtype, generator=seeded(2)), truth))
+            for allow_low_quality in (False, True):
+                yield fasterrcnn_ops.match_boxes(
+                    truth, found, high_threshold=0.7, low_threshold=0.3, allow_low_quality=allow_low_quality
+                )
+
+
 def roi_align_family() -> Iterator[Tensor]:
     """Maps narrower than a vector and wider than many, RoIs of all kinds, bins narrower and wider than a vector."""
     for dtype in support.FLOAT_DTYPES:
@@ -54,6 +89,23 @@ def roi_align_family() -> Iterator[Tensor]:
                         yield from torch.autograd.grad(pooled, features, grad)
 
 
+def roi_pool_family() -> Iterator[Tensor]:
+    for dtype in support.FLOAT_DTYPES:
+        for layout in MEMORY_FORMATS:
+            for seed, size in enumerate([(2, 35, 12, 17), (1, 20, 9, 70), (1, 3, 5, 300), (2, 17, 3, 5)]):
+                features = (feature_map(size, roi_seeded(seed), dtype, layout) * 2).round()  # ties
+                features[features > 3] = math.nan
+                for scene in ROI_SCENES.values():
+                    rois = scene(8, size, roi_seeded(seed))
+                    for bins in ((7, 7), (5, 14), (2, 19)):
+                        arguments = features, rois, SCALE, *bins
+                        output, argmax = torch.ops.fasterrcnn_ops.roi_pool_forward(*arguments)
+                        yield from (output, argmax)
+                        yield torch.ops.fasterrcnn_ops.roi_pool_backward(
+                            output.nan_to_num(0), rois, argmax, SCALE, *bins, *size, layout == "channels_last"
+                        )
+
+
 def multi_scale_roi_align_family() -> Iterator[Tensor]:
     for dtype in support.FLOAT_DTYPES:
         for layout in MEMORY_FORMATS:
@@ -67,8 +119,12 @@ def multi_scale_roi_align_family() -> Iterator[Tensor]:
 
 
 CASES: dict[str, Callable[[], Iterator[Tensor]]] = {
+    "anchors": anchors,
+    "box_coding": box_coding,
+    "matching": matching,
     "nms": nms_family,
     "roi_align": roi_align_family,
+    "roi_pool": roi_pool_family,
     "multi_scale_roi_align": multi_scale_roi_align_family,
 }
 

@@ -34,7 +34,7 @@ def levels_of(sides: list[float], scales=(1 / 4, 1 / 8, 1 / 16, 1 / 32)) -> list
 
 
 def test_golden_levels():
-    """Side 224 belongs to level 4 (1/16), half of it to level 3; beyond the pyramid its ends. Just below counts as on."""
+    """Side 224 belongs to level 4 (1/16), half of it to level 3; beyond its ends the ends. Just below counts as on."""
     assert levels_of([1, 111.9, 112, 223.9, 224, 447.9, 448, 1e4]) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert levels_of([112 * (1 - 2e-7)]) == [1]
     assert levels_of([NAN, -5.0, 0.0, INF]) == [0, 0, 0, 3]  # inverted along both axes there is an area

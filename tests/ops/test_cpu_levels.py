@@ -18,6 +18,7 @@ from nms_scenes import SCENES, random_ids, seeded
 from torch import Tensor
 
 import fasterrcnn_ops
+import fasterrcnn_ops.numpy as ops
 from fasterrcnn_ops import _library
 
 # --- the cases: one function per operator family, a line in the table -------------------------------------------------
@@ -35,8 +36,24 @@ def nms_family() -> Iterator[Tensor]:
                     yield from fasterrcnn_ops.nms_padded(boxes, scores, iou_threshold=threshold, max_output=50)
 
 
+def numpy_module() -> Iterator[Tensor]:
+    """The NumPy functions choose their level on their own."""
+    boxes, scores = (tensor.numpy() for tensor in SCENES["hostile"](700, seeded(0), torch.float32))
+    arrays = [
+        ops.nms(boxes, scores, 0.4),
+        ops.batched_nms(boxes, scores, random_ids(700, seeded(1), 5).numpy(), 0.4),
+        ops.box_iou(boxes, boxes[:99]),
+        ops.encode_boxes(boxes, boxes[::-1]),
+        ops.decode_boxes(boxes / 100, boxes, image_size=(30, 40)),
+        ops.grid_anchors(boxes[:9], (13, 17), 16),
+    ]
+    for array in arrays:
+        yield torch.from_numpy(array)
+
+
 CASES: dict[str, Callable[[], Iterator[Tensor]]] = {
     "nms": nms_family,
+    "numpy": numpy_module,
 }
 
 

@@ -1,11 +1,14 @@
 // grid_anchors for NumPy: the contract is anchors/anchors.h.
 #include "anchors/anchors.h"
-#include "anchors/anchors_cpu_kernel.h"
+#include "anchors/anchors_cpu_levels.h"
 #include "numpy_api/array.h"
 #include "numpy_api/functions.h"
 
 namespace frcnn {
 namespace {
+
+GridAnchorsRows<float> kernel(float) { return anchors_kernels().rows_float; }
+GridAnchorsRows<double> kernel(double) { return anchors_kernels().rows_double; }
 
 py::array grid_anchors(const py::object& cells_object, int64_t height, int64_t width, double stride_h, double stride_w,
                        double offset) {
@@ -18,9 +21,8 @@ py::array grid_anchors(const py::object& cells_object, int64_t height, int64_t w
     const AnchorGrid<T> grid{static_cast<T>(stride_w), static_cast<T>(stride_h), static_cast<T>(offset)};
     const T* in = memory.data();
     T* out = anchors.mutable_data();
-    if (anchors.size() > 0) {
-      without_gil([&] { grid_anchors_rows(in, num_cells, width, grid, 0, height, out); });
-    }
+    const auto grid_anchors_rows = kernel(T());
+    if (anchors.size() > 0) without_gil([&] { grid_anchors_rows(in, num_cells, width, grid, 0, height, out); });
     return rounded_for(anchors, cells.itemsize());
   });
 }

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "box_coder/box_coder.h"
-#include "box_coder/box_coder_cpu_kernel.h"
+#include "box_coder/box_coder_cpu_levels.h"
 #include "numpy_api/array.h"
 #include "numpy_api/functions.h"
 
@@ -23,11 +23,12 @@ py::array encode_boxes(const py::object& boxes_object, const py::object& anchors
   return dispatch_coordinates(boxes.is_double() || anchors.is_double(), [&]<typename T>() {
     const auto box_memory = contiguous_as<T>(boxes), anchor_memory = contiguous_as<T>(anchors);
     auto deltas = empty_array<T>({n, 4});
-    const auto* from = reinterpret_cast<const Box<T>*>(anchor_memory.data());
-    const auto* to = reinterpret_cast<const Box<T>*>(box_memory.data());
-    auto* out = reinterpret_cast<Deltas<T>*>(deltas.mutable_data());
+    const T* from = anchor_memory.data();
+    const T* to = box_memory.data();
+    T* out = deltas.mutable_data();
     const auto params = coder_params<T>(weights, inclusive);
-    without_gil([&] { encode_boxes_rows(to, from, params, 0, n, out); });
+    const auto encode = box_coder_kernels<T>().encode;
+    without_gil([&] { encode(to, from, params, 0, n, out); });
     return rounded_for(deltas, widest(boxes, anchors));
   });
 }
@@ -40,13 +41,12 @@ py::array decode_boxes(const py::object& deltas_object, const py::object& anchor
   return dispatch_coordinates(deltas.is_double() || anchors.is_double(), [&]<typename T>() {
     const auto delta_memory = contiguous_as<T>(deltas), anchor_memory = contiguous_as<T>(anchors);
     auto boxes = empty_array<T>({n, columns});
-    const auto* delta = reinterpret_cast<const Deltas<T>*>(delta_memory.data());
-    const auto* anchor = reinterpret_cast<const Box<T>*>(anchor_memory.data());
-    auto* out = reinterpret_cast<Box<T>*>(boxes.mutable_data());
+    const T* delta = delta_memory.data();
+    const T* anchor = anchor_memory.data();
+    T* out = boxes.mutable_data();
     const auto params = coder_params<T>(weights, inclusive, clip, image_size);
-    if (n > 0 && columns > 0) {
-      without_gil([&] { decode_boxes_rows(delta, anchor, columns / 4, params, 0, n, out); });
-    }
+    const auto decode = box_coder_kernels<T>().decode;
+    if (columns > 0) without_gil([&] { decode(delta, anchor, columns / 4, params, 0, n, out); });
     return rounded_for(boxes, widest(deltas, anchors));
   });
 }

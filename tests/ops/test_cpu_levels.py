@@ -35,8 +35,20 @@ def nms_family() -> Iterator[Tensor]:
                     yield from fasterrcnn_ops.nms_padded(boxes, scores, iou_threshold=threshold, max_output=50)
 
 
+def soft_nms() -> Iterator[Tensor]:
+    for scene in SCENES.values():
+        for n in (0, 1, 33, 500):
+            for dtype in (torch.float32, torch.float64):
+                for method in ("naive", "linear", "gaussian"):
+                    for threshold, min_score in ((0.3, 1e-3), (0.0, -1.0)):
+                        yield from fasterrcnn_ops.soft_nms(
+                            *scene(n, seeded(n), dtype), threshold, 0.5, min_score, method
+                        )
+
+
 CASES: dict[str, Callable[[], Iterator[Tensor]]] = {
     "nms": nms_family,
+    "soft_nms": soft_nms,
 }
 
 

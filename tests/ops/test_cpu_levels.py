@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import support
 import torch
-from nms_scenes import SCENES, random_ids, seeded
+from nms_scenes import SCENES, of_all_sizes, random_ids, seeded
 from torch import Tensor
 
 import fasterrcnn_ops
@@ -24,7 +24,7 @@ from fasterrcnn_ops import _library
 
 
 def nms_family() -> Iterator[Tensor]:
-    for scene in SCENES.values():
+    for scene in (*SCENES.values(), of_all_sizes):
         for n in (0, 1, 5, 33, 300, 2000):
             for dtype in (torch.float32, torch.float64):
                 boxes, scores = scene(n, seeded(n), dtype)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import support
 import torch
-from nms_scenes import SCENES, random_ids, seeded
+from nms_scenes import SCENES, of_all_sizes, random_ids, seeded
 from torch import Tensor
 
 import fasterrcnn_ops
@@ -26,7 +26,7 @@ from fasterrcnn_ops import _library
 
 
 def nms_family() -> Iterator[Tensor]:
-    for scene in SCENES.values():
+    for scene in (*SCENES.values(), of_all_sizes):
         for n in (0, 1, 5, 33, 300, 2000):
             for dtype in (torch.float32, torch.float64):
                 boxes, scores = scene(n, seeded(n), dtype)
@@ -50,6 +50,17 @@ def numpy_module() -> Iterator[Tensor]:
     ]
     for array in arrays:
         yield torch.from_numpy(array)
+
+
+def soft_nms() -> Iterator[Tensor]:
+    for scene in SCENES.values():
+        for n in (0, 1, 33, 500):
+            for dtype in (torch.float32, torch.float64):
+                for method in ("naive", "linear", "gaussian"):
+                    for threshold, min_score in ((0.3, 1e-3), (0.0, -1.0)):
+                        yield from fasterrcnn_ops.soft_nms(
+                            *scene(n, seeded(n), dtype), threshold, 0.5, min_score, method
+                        )
 
 
 def anchors() -> Iterator[Tensor]:
@@ -92,6 +103,7 @@ CASES: dict[str, Callable[[], Iterator[Tensor]]] = {
     "matching": matching,
     "nms": nms_family,
     "numpy": numpy_module,
+    "soft_nms": soft_nms,
 }
 
 

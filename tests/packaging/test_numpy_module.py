@@ -21,6 +21,7 @@ import fasterrcnn_ops.numpy as ops
 boxes, scores = [[0, 0, 8, 8], [0, 0, 8, 7], [20, 0, 30, 8]], [0.5, 0.9, 0.1]
 assert ops.nms(boxes, scores, 0.5).tolist() == [1, 2]
 assert ops.batched_nms(boxes, scores, [1, 2, 1], 0.5).tolist() == [1, 0, 2]
+assert ops.soft_nms(boxes, scores, method="naive")[0].tolist() == [1, 2]
 assert ops.box_iou(boxes[:1], boxes[1:]).tolist() == [[0.875, 0.0]]
 deltas = ops.encode_boxes(boxes, boxes)
 assert ops.decode_boxes(deltas, boxes, image_size=(8, 30)).tolist() == boxes

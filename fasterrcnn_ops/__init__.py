@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         generalized_box_iou,
         remove_small_boxes,
     )
+    from fasterrcnn_ops.matching import match_boxes
     from fasterrcnn_ops.nms import batched_nms, nms, nms_padded
     from fasterrcnn_ops.roi_align import RoIAlign, roi_align
     from fasterrcnn_ops.roi_pool import RoIPool, roi_pool
@@ -43,6 +44,7 @@ _MODULE_OF = {
     "complete_box_iou": "boxes",  # pairwise CIoU
     "clip_boxes_to_image": "boxes",  # clamp boxes to the image
     "remove_small_boxes": "boxes",  # indices of the boxes with both sides large enough
+    "match_boxes": "matching",  # target of each box by IoU thresholds, without an N x M matrix
     "nms": "nms",  # non-maximum suppression
     "batched_nms": "nms",  # NMS within each class, exact ids
     "nms_padded": "nms",  # NMS of fixed capacity: indices padded with -1, and a count

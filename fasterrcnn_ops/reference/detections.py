@@ -73,11 +73,11 @@ def compose(
     dtype = torch.promote_types(torch.promote_types(class_logits.dtype, box_deltas.dtype), proposals.dtype)
     dtype = torch.promote_types(dtype, torch.float32)
     batch, slots, classes = proposals.shape[0], proposals.shape[1], class_logits.shape[2] - 1
+    columns = box_deltas.shape[2] // 4
     scores = class_logits.to(dtype).softmax(dim=2)[..., 1:]  # [B, K, C]
-    flat = decode_boxes(
-        box_deltas.to(dtype).reshape(batch * slots, -1), proposals.to(dtype).reshape(-1, 4), weights, inclusive=inclusive
-    )
-    boxes = flat.view(batch, slots, box_deltas.shape[2] // 4, 2, 2).clamp(min=0)[:, :, box_deltas.shape[2] // 4 - classes :]
+    deltas, anchors = box_deltas.to(dtype).reshape(batch * slots, 4 * columns), proposals.to(dtype).reshape(-1, 4)
+    boxes = decode_boxes(deltas, anchors, weights, inclusive=inclusive).view(batch, slots, columns, 2, 2)
+    boxes = boxes[:, :, columns - classes :].clamp(min=0)  # without background's
     limits = image_sizes.to(dtype).flip(1) - int(inclusive)
     boxes = torch.minimum(boxes, limits[:, None, None, None]).flatten(3)  # [B, K, C, 4]
 

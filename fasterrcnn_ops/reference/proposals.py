@@ -73,14 +73,14 @@ def compose(
     pre_nms_top_n, post_nms_top_n = top_n
     nms_threshold, score_threshold = thresholds
     batch = objectness[0].shape[0]
-    limits = (image_sizes.to(dtype).flip(1) - int(inclusive))[:, None]  # [B, 1, 2] as (x, y)
+    limits = (image_sizes.to(dtype).flip(1) - int(inclusive))[:, None, None]  # [B, 1, 1, 2] as (x, y)
     min_side = min_size.to(dtype).expand(batch)[:, None]  # [B, 1]
 
     def decoded(level_deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
         """Clipped boxes [B, N, 4] and which of them are boxes of the wanted size."""
         flat = decode_boxes(level_deltas.reshape(-1, 4), anchors.reshape(-1, 4), weights, inclusive=inclusive)
-        corners = flat.view(batch, -1, 2).clamp(min=0)  # two rows a box
-        boxes = torch.minimum(corners, limits.to(corners.dtype)).view(batch, -1, 4)
+        corners = flat.view(batch, level_deltas.shape[1], 2, 2).clamp(min=0)
+        boxes = torch.minimum(corners, limits).flatten(2)
         sides = boxes[..., 2:] - boxes[..., :2]
         return boxes, boxes.isfinite().all(dim=2) & (sides >= min_side[..., None]).all(dim=2)
 
@@ -90,8 +90,8 @@ def compose(
     ):
         anchors = grid_anchors(cells.to(dtype), tuple(logits.shape[2:]), stride, offset=anchor_offset)  # [N, 4]
         anchors = anchors.expand(batch, -1, -1)
-        logits = logits.to(dtype).permute(0, 2, 3, 1).reshape(batch, -1)  # [B, N] in the order (y W + x) A + a
-        maps = maps.to(dtype).permute(0, 2, 3, 1).reshape(batch, -1, 4)
+        logits = logits.to(dtype).permute(0, 2, 3, 1).flatten(1)  # [B, N] in the order (y W + x) A + a
+        maps = maps.to(dtype).permute(0, 2, 3, 1).reshape(*logits.shape, 4)
         wanted = ~logits.isnan()
         if filter_before_topk:
             wanted = wanted & decoded(maps, anchors)[1]

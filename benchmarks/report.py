@@ -1,4 +1,4 @@
-"""Times every operator against its rivals, in turns and with results compared first; prints a table, saves JSON.
+"""Times every operator against its rivals, in turns and with results compared first; prints a table, saves JSON and a chart.
 
     python benchmarks/report.py                  all operators, one thread
     python benchmarks/report.py --threads 2 -k roi_align
@@ -15,6 +15,7 @@ import json
 import sys
 from pathlib import Path
 
+import chart
 import pytest
 
 FOLDER = Path(__file__).parent
@@ -56,6 +57,10 @@ def main() -> int:
     saved = json.loads(file.read_text())
     print(", ".join(f"{name} {value}" for name, value in saved["machine"].items()))
     print(table(saved["median_seconds"]))
+    if options.show is None:
+        rivals = [rival for rival in chart.RIVALS if chart.ratios(saved["median_seconds"], rival)]
+        if rivals:
+            print(f"saved {file} and {chart.draw_file(file, rivals[0])}")
     return 0
 
 

@@ -15,10 +15,11 @@
 #include <cstdint>
 #include <optional>
 #include <sstream>
-#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
+
+#include "checks.h"
 
 namespace frcnn {
 
@@ -29,33 +30,10 @@ using BFloat16 = torch::headeronly::BFloat16;
 using Half = torch::headeronly::Half;
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Checks. Messages name the argument, what was expected and what came.
+// What the checks (checks.h) ask of a tensor
 //
-// STD_TORCH_CHECK would prefix function, file and line, which is noise to the caller. Never check (or throw) inside
-// parallel_for: an exception there loses its text.
+// STD_TORCH_CHECK would prefix function, file and line, which is noise to the caller.
 // ---------------------------------------------------------------------------------------------------------------------
-
-template <typename... Parts>
-[[noreturn]] inline void fail(const Parts&... parts) {
-  std::ostringstream message;
-  (message << ... << parts);
-  throw std::runtime_error(message.str());
-}
-
-#define FRCNN_CHECK(condition, ...) \
-  do {                              \
-    if (!(condition)) {             \
-      ::frcnn::fail(__VA_ARGS__);   \
-    }                               \
-  } while (false)
-
-inline std::string shape_of(const Tensor& tensor) {
-  std::ostringstream text;
-  text << '[';
-  for (int64_t i = 0; i < tensor.dim(); ++i) text << (i ? ", " : "") << tensor.size(i);
-  text << ']';
-  return text.str();
-}
 
 inline const char* dtype_name(ScalarType dtype) {
   switch (dtype) {
@@ -77,28 +55,35 @@ inline bool is_floating(ScalarType dtype) {
          dtype == ScalarType::Double;
 }
 
-inline std::string device_of(const Tensor& tensor) {
-  if (tensor.is_cpu()) return "cpu";
-  if (tensor.is_cuda()) return "cuda:" + std::to_string(tensor.get_device_index());
-  return "another device";
+inline bool is_integral_or_bool(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Bool:
+    case ScalarType::Byte:
+    case ScalarType::Char:
+    case ScalarType::Short:
+    case ScalarType::Int:
+    case ScalarType::Long:
+    case ScalarType::UInt16:
+    case ScalarType::UInt32:
+    case ScalarType::UInt64:
+      return true;
+    default:
+      return false;
+  }
 }
 
-inline void check_floating(const Tensor& tensor, const char* name) {
-  FRCNN_CHECK(is_floating(tensor.scalar_type()), name, ": expected dtype float16, bfloat16, float32 or float64, got ",
-              dtype_name(tensor.scalar_type()));
-}
-
-inline void check_same_device(const Tensor& tensor, const char* name, const Tensor& other, const char* other_name) {
-  FRCNN_CHECK(device_of(tensor) == device_of(other), name, ": expected the device of ", other_name, " (",
-              device_of(other), "), got ", device_of(tensor));
-}
-
-// A table of boxes: rank 2, `width` columns (4 for boxes, 5 for rois), floating point.
-inline void check_boxes(const Tensor& tensor, const char* name, int64_t width = 4) {
-  FRCNN_CHECK(tensor.dim() == 2 && tensor.size(1) == width, name, ": expected shape [N, ", width, "], got ",
-              shape_of(tensor));
-  check_floating(tensor, name);
-}
+template <>
+struct ArrayTraits<Tensor> {
+  static bool is_floating(const Tensor& tensor) { return frcnn::is_floating(tensor.scalar_type()); }
+  static const char* floating_dtypes() { return "float16, bfloat16, float32 or float64"; }
+  static bool is_integral_or_bool(const Tensor& tensor) { return frcnn::is_integral_or_bool(tensor.scalar_type()); }
+  static std::string dtype(const Tensor& tensor) { return dtype_name(tensor.scalar_type()); }
+  static std::string device(const Tensor& tensor) {
+    if (tensor.is_cpu()) return "cpu";
+    if (tensor.is_cuda()) return "cuda:" + std::to_string(tensor.get_device_index());
+    return "another device";
+  }
+};
 
 // ---------------------------------------------------------------------------------------------------------------------
 // dtypes

@@ -64,7 +64,7 @@ class GeneralizedRCNN(TwoStageDetector):
             raise ValueError("a model without RoI heads has no classes: use detect()")
         with evaluating(self), torch.no_grad():
             batch = self.batcher(images, device=self.device)
-            features = self.backbone(batch.images)
+            features = self.features(batch.images)
             proposals = self.rpn.propose(self.rpn.predict(features), batch.sizes, batch.scales, training=False)
             pooled = self.roi_heads.pool_proposals(features, proposals, batch.padded_size)
             logits, deltas = self.roi_heads.predict(pooled)

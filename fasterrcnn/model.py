@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,10 @@ from fasterrcnn.training.losses import StageLoss
 from fasterrcnn.training.targets import AnchorTargets, ProposalTargets, RoISamples, check_targets
 from fasterrcnn.types import Detections, ImageBatch, Losses, Proposals, Size, Target
 from fasterrcnn_ops import nms
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class TwoStageDetector(nn.Module):
     """The form all systems share; a system is a choice of these parts.
@@ -57,6 +61,7 @@ class TwoStageDetector(nn.Module):
     backbone_name: str
     arguments: dict[str, Any]
     class_names: tuple[str, ...] | None = None
+    channels_last = False
 
     def detect(
         self,
@@ -87,7 +92,7 @@ class TwoStageDetector(nn.Module):
             return []
         with evaluating(self), torch.no_grad():
             batch = self.batcher(images, device=self.device)
-            features = self.backbone(batch.images)
+            features = self.features(batch.images)
             scored_anchors = self.rpn.predict(features)
             proposals = self.rpn.propose(scored_anchors, batch.sizes, batch.scales, training=False)
             thresholds = (score_threshold, nms_threshold, max_detections)
@@ -117,7 +122,7 @@ class TwoStageDetector(nn.Module):
         check_targets(images, targets, self.num_classes)
         generator = self.generator if generator is None else generator
         batch = self.batcher(images, targets, self.device)
-        features = self.backbone(batch.images)
+        features = self.features(batch.images)
         scored_anchors = self.rpn.predict(features)
         objectness, rpn_box_reg = self._rpn_losses(scored_anchors, batch, generator)
         losses = {"loss_objectness": objectness, "loss_rpn_box_reg": rpn_box_reg}
@@ -141,6 +146,34 @@ class TwoStageDetector(nn.Module):
         if targets is None:
             raise ValueError("in training mode targets are needed; for detections call detect() or eval() first")
         return self.losses(images, targets)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The backbone's features of a batch [B, 3, H, W], in the number format and memory order of its parameters."""
+        dtype = next(self.trunk.parameters(), images).dtype
+        order = torch.channels_last if self.channels_last else torch.preserve_format
+        return self.backbone(images.to(dtype, memory_format=order))
+
+    def optimize_for_inference(self, dtype: torch.dtype = torch.float32, *, channels_last: bool = True) -> Self:
+        """A copy that detects the same, faster; it cannot be trained.
+
+        BatchNorm is folded into the convolutions and features are stored channels last (either alone gains little).
+        Anchors, decoding, scores and NMS stay in float32 whatever the number format of the features.
+
+        Args:
+            dtype: Of parameters and features: float32, bfloat16 or float16. bfloat16 pays on processors and cards with
+                instructions for it, and moves boxes by fractions of a pixel.
+            channels_last: False keeps features channel by channel.
+
+        Raises:
+            ValueError: Another dtype.
+
+        Example:
+            >>> fast = model.optimize_for_inference(dtype=torch.bfloat16)
+            >>> detections = fast.detect(images)
+        """
+        from fasterrcnn.inference import optimized
+
+        return optimized(self, dtype, channels_last=channels_last)
 
     @property
     def device(self) -> torch.device:

@@ -9,12 +9,13 @@
 // Computed in float32 (float64 for float64) and rounded once.
 #pragma once
 
+#include "checks.h"
 #include "geometry/anchors.h"
-#include "torch_api.h"
 
 namespace frcnn {
 
-inline void check_grid_anchors(const Tensor& cell_anchors, int64_t height, int64_t width) {
+template <typename Array>
+void check_grid_anchors(const Array& cell_anchors, int64_t height, int64_t width) {
   check_boxes(cell_anchors, "cell_anchors");
   FRCNN_CHECK(height >= 0 && width >= 0, "feature_size: expected height and width >= 0, got (", height, ", ", width,
               ")");

@@ -1,5 +1,6 @@
 #include "anchors/anchors.h"
 #include "anchors/anchors_cpu_kernel.h"
+#include "torch_api.h"
 
 namespace frcnn {
 namespace {

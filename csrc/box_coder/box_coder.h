@@ -15,12 +15,13 @@
 #include <optional>
 #include <vector>
 
+#include "checks.h"
 #include "geometry/box.h"
-#include "torch_api.h"
 
 namespace frcnn {
 
-inline void check_anchors(const Tensor& anchors, const Tensor& boxes, const char* name) {
+template <typename Array>
+void check_anchors(const Array& anchors, const Array& boxes, const char* name) {
   check_boxes(anchors, "anchors");
   FRCNN_CHECK(anchors.size(0) == boxes.size(0), "anchors: expected as many rows as ", name, " (", boxes.size(0),
               "), got ", anchors.size(0));
@@ -34,14 +35,16 @@ inline void check_weights(const std::vector<double>& weights) {
   }
 }
 
-inline void check_encode_boxes(const Tensor& boxes, const Tensor& anchors, const std::vector<double>& weights) {
+template <typename Array>
+void check_encode_boxes(const Array& boxes, const Array& anchors, const std::vector<double>& weights) {
   check_boxes(boxes, "boxes");
   check_anchors(anchors, boxes, "boxes");
   check_weights(weights);
 }
 
-inline void check_decode_boxes(const Tensor& deltas, const Tensor& anchors, const std::vector<double>& weights,
-                               double clip, const std::optional<std::vector<double>>& image_size) {
+template <typename Array>
+void check_decode_boxes(const Array& deltas, const Array& anchors, const std::vector<double>& weights, double clip,
+                        const std::optional<std::vector<double>>& image_size) {
   FRCNN_CHECK(deltas.dim() == 2 && deltas.size(1) % 4 == 0, "deltas: expected shape [N, 4 * K], got ",
               shape_of(deltas));
   check_floating(deltas, "deltas");

@@ -1,5 +1,6 @@
 #include "box_coder/box_coder.h"
 #include "box_coder/box_coder_cpu_kernel.h"
+#include "torch_api.h"
 
 namespace frcnn {
 namespace {

@@ -7,16 +7,17 @@
 // 0/0 (two boxes without area) and NaN coordinates give NaN; inverted boxes give what the formula gives.
 #pragma once
 
+#include "checks.h"
 #include "geometry/pairwise_iou.h"
-#include "torch_api.h"
 
 namespace frcnn {
 
-inline void check_box_iou(const Tensor& boxes1, const Tensor& boxes2) {
+template <typename Array>
+void check_box_iou(const Array& boxes1, const Array& boxes2) {
   check_boxes(boxes1, "boxes1");
   check_boxes(boxes2, "boxes2");
-  FRCNN_CHECK(boxes1.scalar_type() == boxes2.scalar_type(), "boxes2: expected the dtype of boxes1 (",
-              dtype_name(boxes1.scalar_type()), "), got ", dtype_name(boxes2.scalar_type()));
+  FRCNN_CHECK_DTYPE(dtype_of(boxes1) == dtype_of(boxes2), "boxes2: expected the dtype of boxes1 (", dtype_of(boxes1),
+                    "), got ", dtype_of(boxes2));
   check_same_device(boxes2, "boxes2", boxes1, "boxes1");
   const int64_t rows = boxes1.size(0);
   const int64_t columns = boxes2.size(0);

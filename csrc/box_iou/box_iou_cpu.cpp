@@ -2,6 +2,7 @@
 
 #include "box_iou/box_iou.h"
 #include "box_iou/box_iou_cpu_kernel.h"
+#include "torch_api.h"
 
 namespace frcnn {
 namespace {

@@ -18,11 +18,12 @@
 // Strides are free. Nothing is differentiable, everything is deterministic.
 #pragma once
 
-#include "torch_api.h"
+#include "checks.h"
 
 namespace frcnn {
 
-inline void check_nms_arguments(const Tensor& boxes, const Tensor& scores) {
+template <typename Array>
+void check_nms_arguments(const Array& boxes, const Array& scores) {
   check_boxes(boxes, "boxes");
   check_floating(scores, "scores");
   FRCNN_CHECK(scores.dim() == 1 && scores.size(0) == boxes.size(0), "scores: expected shape [", boxes.size(0),
@@ -30,27 +31,11 @@ inline void check_nms_arguments(const Tensor& boxes, const Tensor& scores) {
   check_same_device(scores, "scores", boxes, "boxes");
 }
 
-inline bool is_integral_or_bool(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Bool:
-    case ScalarType::Byte:
-    case ScalarType::Char:
-    case ScalarType::Short:
-    case ScalarType::Int:
-    case ScalarType::Long:
-    case ScalarType::UInt16:
-    case ScalarType::UInt32:
-    case ScalarType::UInt64:
-      return true;
-    default:
-      return false;
-  }
-}
-
-inline void check_nms_ids(const Tensor& idxs, const Tensor& boxes) {
-  FRCNN_CHECK(is_integral_or_bool(idxs.scalar_type()) || is_floating(idxs.scalar_type()),
-              "idxs: expected an integer, bool or floating (16 bits and more) dtype, got ",
-              dtype_name(idxs.scalar_type()));
+template <typename Array>
+void check_nms_ids(const Array& idxs, const Array& boxes) {
+  using Traits = ArrayTraits<Array>;
+  FRCNN_CHECK_DTYPE(Traits::is_integral_or_bool(idxs) || Traits::is_floating(idxs),
+                    "idxs: expected an integer, bool or floating (16 bits and more) dtype, got ", dtype_of(idxs));
   FRCNN_CHECK(idxs.dim() == 1 && idxs.size(0) == boxes.size(0), "idxs: expected shape [", boxes.size(0),
               "], one id per box, got ", shape_of(idxs));
   check_same_device(idxs, "idxs", boxes, "boxes");

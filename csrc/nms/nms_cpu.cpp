@@ -4,6 +4,7 @@
 #include "nms/nms.h"
 #include "nms/nms_cpu_kernel.h"
 #include "nms/nms_cpu_levels.h"
+#include "torch_api.h"
 
 namespace frcnn {
 namespace {

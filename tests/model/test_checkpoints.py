@@ -14,6 +14,7 @@ from torch import nn
 
 import fasterrcnn
 from fasterrcnn import checkpoints
+from fasterrcnn.build import SYSTEMS
 from fasterrcnn.backbone import PretrainedSource, RoIStage
 from fasterrcnn.weights import load_state, read_tensors
 
@@ -345,3 +346,26 @@ def test_published_file_in_the_cache(hub):
         if name in numbers:
             assert (tensor == numbers[name]).all(), name
     assert 0.005 < model.rpn.conv1.weight.std() < 0.02
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_comes_back(system, tmp_path):
+    """From the file alone: same arguments, same parameters, same detections."""
+    torch.manual_seed(0)
+    model = fasterrcnn.build(system, num_classes=2, backbone="tiny", nms_threshold=0.45, seed=3)
+    model.class_names = ("cat", "dog")
+    checkpoints.save(model, tmp_path / "model.safetensors")
+    again = checkpoints.load_model(tmp_path / "model.safetensors")
+    assert type(again) is type(model)
+    assert (again.system, again.arguments, again.class_names) == (system, model.arguments, ("cat", "dog"))
+    image = torch.rand(3, 90, 120)
+    (before,), (after,) = model.detect([image], score_threshold=0.0), again.detect([image], score_threshold=0.0)
+    assert len(before) > 0
+    assert torch.equal(before.boxes, after.boxes)
+    assert torch.equal(before.scores, after.scores)
+
+
+def test_rpn_only_comes_back(tmp_path):
+    model = fasterrcnn.build("resnet50_c4", num_classes=2, backbone="tiny", rpn_only=True)
+    checkpoints.save(model, tmp_path / "model.safetensors")
+    assert checkpoints.load_model(tmp_path / "model.safetensors").roi_heads is None

@@ -20,6 +20,7 @@ struct DetectionTensors {
 template <typename T, typename S>
 void run_detections(const DetectionArguments& args, ScalarType dtype, DetectionTensors& out) {
   const CandidateKernelsOf<T>& kernels = candidate_kernels().of<T>();
+  const NmsKernels& nms = nms_kernels();
   const int64_t batch = args.proposals.size(0), slots = args.proposals.size(1);
   const int64_t classes = args.class_logits.size(2) - 1, delta_columns = args.box_deltas.size(2) / 4;
   const std::vector<BoxLimits<T>> limits =
@@ -65,10 +66,10 @@ void run_detections(const DetectionArguments& args, ScalarType dtype, DetectionT
   parallel_for(batch, 1, [&](int64_t first, int64_t last) {
     for (int64_t image = first; image < last; ++image) {
       const int64_t capacity = args.max_detections, at = image * capacity;
-      counts[image] =
-          detect(kernels, found[image], growth_data + begin[image], data_of<T>(scores) + image * slots * (classes + 1),
-                 classes, limits[image], args.nms_threshold, args.candidates_per_class.value_or(slots),
-                 DetectionsOfImage<T>{boxes + 4 * at, labels + at, kept_scores + at, proposal + at, capacity});
+      counts[image] = detect(
+          kernels, nms, found[image], growth_data + begin[image], data_of<T>(scores) + image * slots * (classes + 1),
+          classes, limits[image], args.nms_threshold, args.candidates_per_class.value_or(slots),
+          DetectionsOfImage<T>{boxes + 4 * at, labels + at, kept_scores + at, proposal + at, capacity});
     }
   });
 }

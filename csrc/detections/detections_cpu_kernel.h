@@ -75,9 +75,9 @@ struct DetectionsOfImage {
 // Writes the detections of one image, pads, and returns their number. growth [2, found.count] are the exponentials of
 // the columns log_w and log_h.
 template <typename T>
-int64_t detect(const CandidateKernelsOf<T>& kernels, const FoundCandidates<T>& found, const T* growth, const T* scores,
-               int64_t classes, const BoxLimits<T>& limits, double nms_threshold, int64_t per_class,
-               const DetectionsOfImage<T>& out) {
+int64_t detect(const CandidateKernelsOf<T>& kernels, const NmsKernels& nms, const FoundCandidates<T>& found,
+               const T* growth, const T* scores, int64_t classes, const BoxLimits<T>& limits, double nms_threshold,
+               int64_t per_class, const DetectionsOfImage<T>& out) {
   const std::unique_ptr<T[]> boxes(new T[4 * found.count]);
   const std::unique_ptr<uint8_t[]> usable(new uint8_t[found.count]);
   const UndecodedColumns<T> columns{found.column(0), found.column(1),      found.column(2), found.column(3),
@@ -85,7 +85,7 @@ int64_t detect(const CandidateKernelsOf<T>& kernels, const FoundCandidates<T>& f
   kernels.decode(columns, limits, boxes.get(), usable.get());
 
   const auto row = static_cast<uint32_t>(classes + 1);
-  Candidates<T> candidates(found.count);
+  Candidates<T> candidates(found.count, classes);
   const std::unique_ptr<uint32_t[]> at(new uint32_t[found.count]);
   for (int64_t i = 0; i < found.count; ++i) {
     if (usable[i] == 0) continue;
@@ -93,8 +93,7 @@ int64_t detect(const CandidateKernelsOf<T>& kernels, const FoundCandidates<T>& f
     candidates.append(boxes.get() + 4 * i, scores[found.at[i]], found.at[i] % row - 1);
   }
   const std::unique_ptr<int64_t[]> keep(new int64_t[std::min(candidates.count, out.capacity)]);
-  const int64_t kept =
-      nms_of_candidates(candidates, static_cast<uint32_t>(classes), per_class, nms_threshold, out.capacity, keep.get());
+  const int64_t kept = nms_of_candidates(nms, candidates, per_class, nms_threshold, out.capacity, keep.get());
   for (int64_t i = 0; i < kept; ++i) {
     std::copy_n(candidates.boxes.get() + 4 * keep[i], 4, out.boxes + 4 * i);
     out.scores[i] = candidates.scores[keep[i]];

@@ -3,7 +3,6 @@
 
 #include "nms/nms.h"
 #include "nms/nms_cpu_kernel.h"
-#include "nms/nms_cpu_levels.h"
 #include "torch_api.h"
 
 namespace frcnn {
@@ -11,60 +10,45 @@ namespace {
 
 using OptionalTensor = std::optional<Tensor>;
 
-std::vector<int64_t> score_order(const Tensor& scores) {
+std::unique_ptr<uint32_t[]> order_of(const Tensor& scores) {
   const ScalarType dtype = coordinate_type(scores.scalar_type());
   const Tensor wide = contiguous_as(scores, dtype);
-  return dispatch_coordinates(dtype,
-                              [&]<typename T>() { return nms_cpu::score_order(data_of<T>(wide), wide.size(0)); });
+  return dispatch_coordinates(dtype, [&]<typename T>() { return score_order(data_of<T>(wide), wide.size(0)); });
 }
 
-nms_cpu::Segments segments_of(const OptionalTensor& idxs, int64_t n) {
-  if (!idxs) return nms_cpu::single_segment(n);
+NmsSegments segments_by(const OptionalTensor& idxs, int64_t n) {
+  if (!idxs) return single_segment(n);
   // Exact: int64 holds every integer dtype (uint64 wraps around, one to one) and double every float dtype.
   if (is_floating(idxs->scalar_type())) {
     const Tensor ids = contiguous_as(*idxs, ScalarType::Double);
-    return nms_cpu::segments_of(data_of<double>(ids), n);
+    return segments_of(data_of<double>(ids), n);
   }
   const Tensor ids = contiguous_as(*idxs, ScalarType::Long);
-  return nms_cpu::segments_of(data_of<int64_t>(ids), n);
+  return segments_of(data_of<int64_t>(ids), n);
 }
 
 // Fills keep (room for min(N, max_output)) and returns the count.
 int64_t run_nms(const Tensor& boxes, const Tensor& scores, const OptionalTensor& idxs, double iou_threshold,
                 int64_t max_output, int64_t* keep) {
-  const auto order = score_order(scores);
-  const auto segments = segments_of(idxs, boxes.size(0));
+  const int64_t n = boxes.size(0);
+  FRCNN_CHECK(n <= kMostNmsBoxes, "boxes: expected at most ", kMostNmsBoxes, ", got ", n);
+  const NmsKernels& kernels = nms_kernels();
+  const auto order = order_of(scores);
+  const NmsSegments segments = segments_by(idxs, n);
   const ScalarType dtype = coordinate_type(boxes.scalar_type());
   const Tensor wide = contiguous_as(boxes, dtype);
   return dispatch_coordinates(dtype, [&]<typename T>() {
-    std::vector<int64_t> ends = segments.begin;
-    const int64_t n = boxes.size(0);
-    const std::unique_ptr<T[]> kept(new T[5 * n]);
-    const NmsWalk<T> walk{data_of<T>(wide),
-                          order.data(),
-                          segments.of_box.data(),
-                          segments.begin.data(),
-                          ends.data(),
-                          kept.get(),
-                          n,
-                          largest_not_above<T>(iou_threshold),
-                          max_output,
-                          keep};
-    if constexpr (std::is_same_v<T, float>) {
-      return nms_kernels().walk_float(walk);
-    } else {
-      return nms_kernels().walk_double(walk);
-    }
+    return greedy_walk(kernels, data_of<T>(wide), order.get(), segments, n, iou_threshold, max_output, keep);
   });
 }
 
 // Runs without a limit and returns exactly the kept indices.
 Tensor run_nms_sized(const Tensor& boxes, const Tensor& scores, const OptionalTensor& idxs, double iou_threshold) {
   const int64_t n = boxes.size(0);
-  std::vector<int64_t> keep(n);
-  const int64_t count = run_nms(boxes, scores, idxs, iou_threshold, n, keep.data());
+  const std::unique_ptr<int64_t[]> keep(new int64_t[n]);
+  const int64_t count = run_nms(boxes, scores, idxs, iou_threshold, n, keep.get());
   Tensor result = empty_on(boxes, {count}, ScalarType::Long);
-  std::copy_n(keep.data(), count, mutable_data_of<int64_t>(result));
+  std::copy_n(keep.get(), count, mutable_data_of<int64_t>(result));
   return result;
 }
 

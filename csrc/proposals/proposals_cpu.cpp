@@ -85,6 +85,7 @@ void mask_small_boxes(const Maps& maps, const ProposalArguments& args, const Box
 template <typename T, typename S>
 void run_proposals(const ProposalArguments& args, ScalarType dtype, Tensor& boxes, Tensor& scores, Tensor& count) {
   const CandidateKernelsOf<T>& kernels = candidate_kernels().of<T>();
+  const NmsKernels& nms = nms_kernels();
   const Maps maps = readable_maps(args, dtype);
   const auto coder = coder_params<T>(args.weights, args.inclusive, kDeltaClip);
   const auto levels = static_cast<int64_t>(maps.logits.size());
@@ -139,7 +140,7 @@ void run_proposals(const ProposalArguments& args, ScalarType dtype, Tensor& boxe
       const std::vector<LevelSlots> of_image(used.begin() + image * levels, used.begin() + (image + 1) * levels);
       const int64_t capacity = args.post_nms_top_n;
       count_data[image] =
-          proposals_cpu::propose(kernels, of_image, columns.from(image * slots), columns.logit + image * slots,
+          proposals_cpu::propose(kernels, nms, of_image, columns.from(image * slots), columns.logit + image * slots,
                                  limits[image], static_cast<T>(args.score_threshold), args.nms_threshold,
                                  {box_data + image * capacity * 4, score_data + image * capacity, capacity});
     }

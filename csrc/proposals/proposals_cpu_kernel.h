@@ -139,15 +139,15 @@ struct LevelSlots {
 // Writes the proposals of one image, pads with zeros and returns their number. The columns log_w and log_h hold
 // exponentials by now, `scores` the sigmoid of the column of logits.
 template <typename T>
-int64_t propose(const CandidateKernelsOf<T>& kernels, const std::vector<LevelSlots>& levels, const Slots<T>& slots,
-                const T* scores, const BoxLimits<T>& limits, T score_threshold, double nms_threshold,
-                const ProposalsOfImage<T>& out) {
+int64_t propose(const CandidateKernelsOf<T>& kernels, const NmsKernels& nms, const std::vector<LevelSlots>& levels,
+                const Slots<T>& slots, const T* scores, const BoxLimits<T>& limits, T score_threshold,
+                double nms_threshold, const ProposalsOfImage<T>& out) {
   int64_t total = 0, most = 0;
   for (const LevelSlots& level : levels) {
     total += level.used;
     most = std::max(most, level.used);
   }
-  Candidates<T> candidates(total);
+  Candidates<T> candidates(total, static_cast<int64_t>(levels.size()));
   const std::unique_ptr<T[]> boxes(new T[4 * most]);
   const std::unique_ptr<uint8_t[]> usable(new uint8_t[most]);
   for (size_t l = 0; l < levels.size(); ++l) {
@@ -168,8 +168,7 @@ int64_t propose(const CandidateKernelsOf<T>& kernels, const std::vector<LevelSlo
     }
   }
   const std::unique_ptr<int64_t[]> keep(new int64_t[std::min(candidates.count, out.capacity)]);
-  const int64_t kept = nms_of_candidates(candidates, static_cast<uint32_t>(levels.size()), candidates.count,
-                                         nms_threshold, out.capacity, keep.get());
+  const int64_t kept = nms_of_candidates(nms, candidates, candidates.count, nms_threshold, out.capacity, keep.get());
   for (int64_t i = 0; i < kept; ++i) {
     std::copy_n(candidates.boxes.get() + 4 * keep[i], 4, out.boxes + 4 * i);
     out.scores[i] = candidates.scores[keep[i]];

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "nms/nms_cpu_kernel.h"
+#include "nms/nms_cpu_levels.cpp"  // the baseline level
 #include "nms/nms_kernels.cuh"
 
 namespace {
@@ -48,15 +49,14 @@ struct Problem {
 // keep, padded, and the count: what every device must answer.
 template <typename T, typename Score>
 std::vector<int64_t> expected(const Problem<T, Score>& problem) {
-  namespace cpu = frcnn::nms_cpu;
   const int64_t n = problem.count();
-  const auto order = cpu::score_order(problem.scores.data(), n);
-  const auto segments = !problem.integers.empty() ? cpu::segments_of(problem.integers.data(), n)
-                        : !problem.reals.empty()  ? cpu::segments_of(problem.reals.data(), n)
-                                                  : cpu::single_segment(n);
+  const auto order = frcnn::score_order(problem.scores.data(), n);
+  const auto segments = !problem.integers.empty() ? frcnn::segments_of(problem.integers.data(), n)
+                        : !problem.reals.empty()  ? frcnn::segments_of(problem.reals.data(), n)
+                                                  : frcnn::single_segment(n);
   std::vector<int64_t> keep(problem.max_output + 1, -1);
-  keep.back() =
-      cpu::greedy_walk(problem.boxes.data(), order, segments, problem.threshold, problem.max_output, keep.data());
+  keep.back() = frcnn::greedy_walk(frcnn::baseline::nms_kernels, problem.boxes.data(), order.get(), segments, n,
+                                   problem.threshold, problem.max_output, keep.data());
   return keep;
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -14,9 +15,14 @@ FLAGS = ["-std=c++20", "-O1", "-g", "-ffp-contract=off", "-Wall", "-Wextra", "-W
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
+def level_flags(level: str) -> list[str]:
+    """What setup.py compiles this CPU level with, on top of FLAGS."""
+    return runpy.run_path(str(ROOT / "tools" / "cpu_levels.py"))["LEVELS"][level]
+
+
 @pytest.fixture(scope="session")
-def run_fuzz(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], None]:
-    """``run_fuzz(stem, rounds)`` builds ``tests/fuzz/<stem>_fuzz.cpp`` and runs it with two seeds.
+def run_fuzz(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """``run_fuzz(stem, rounds, level)`` builds ``tests/fuzz/<stem>_fuzz.cpp`` for a CPU level, runs it with two seeds.
 
     Skipped, visibly, where there is no g++ with the sanitizers, or no sources (only the installed package).
     """
@@ -30,10 +36,11 @@ def run_fuzz(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], N
         pytest.skip("g++ cannot link AddressSanitizer and UBSan")
     folder = tmp_path_factory.mktemp("fuzz")
 
-    def run(stem: str, rounds: int) -> None:
-        program = folder / stem
+    def run(stem: str, rounds: int, level: str = "baseline") -> None:
+        program = folder / f"{stem}_{level}"
         source = ROOT / "tests" / "fuzz" / f"{stem}_fuzz.cpp"
-        subprocess.run([*command, str(source), "-o", str(program)], check=True)
+        flags = [f"-DFRCNN_CPU_LEVEL={level}", *level_flags(level)]
+        subprocess.run([*command, *flags, str(source), "-o", str(program)], check=True)
         for seed in (1, 2):
             done = subprocess.run([program, str(seed), str(rounds)], capture_output=True, text=True, timeout=300)
             assert done.returncode == 0, done.stdout + done.stderr[-4000:]

@@ -1,6 +1,7 @@
 // Drives the torch-free NMS kernel under AddressSanitizer and UBSan: random and hostile inputs in exactly sized heap
-// blocks, so that one step outside is reported, and every result checked against a direct O(N^2) greedy NMS.
-//
+// blocks, so that one step outside is reported, and every result checked against a direct O(N^2) greedy NMS. Small
+// scenes are full of ties and hostile values; large ones reach the filing by width and place, with boxes of all sizes
+// at all scales, and pairs whose IoU lies at the threshold.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -8,6 +9,7 @@
 
 #include "fuzz.h"
 #include "nms/nms_cpu_kernel.h"
+#include "nms/nms_cpu_levels.cpp"  // the level this program is compiled for
 
 namespace {
 
@@ -19,6 +21,39 @@ Block<T> random_boxes(Rng& rng, int64_t n, int64_t hostility) {
   for (int64_t i = 0; i < 4 * n; ++i) {
     boxes.data[i] = static_cast<T>(below(rng, 12) + (i % 4 >= 2 ? 4 : 0)) * (below(rng, 2) ? T(1) : T(0.7));
     if (below(rng, 100) < hostility) boxes.data[i] = hostile_value<T>(rng);
+  }
+  return boxes;
+}
+
+// Boxes of many sizes, half of them copies of earlier ones, shifted and stretched to an IoU near `threshold`.
+template <typename T>
+Block<T> spread_boxes(Rng& rng, int64_t n, double threshold, int64_t hostility) {
+  Block<T> boxes(4 * n);
+  const auto unit = [&] { return static_cast<double>(rng() >> 11) * 0x1p-53; };
+  const double scale = std::exp2(static_cast<double>(below(rng, 4) ? 0 : below(rng, 81) - 40));
+  const double extent = std::exp2(5 + 8 * unit()), far = below(rng, 4) ? 0 : std::exp2(24 * unit()) * (unit() - 0.5);
+  const double octaves = 1 + 7 * unit();
+  for (int64_t i = 0; i < n; ++i) {
+    T* box = boxes.get() + 4 * i;
+    if (i > 0 && below(rng, 2)) {
+      const T* from = boxes.get() + 4 * below(rng, i);
+      const int64_t axis = below(rng, 2);
+      for (int64_t k = 0; k < 4; ++k) box[k] = from[k];
+      const double side = static_cast<double>(box[2 + axis]) - static_cast<double>(box[axis]);
+      // One side stretched to IoU t, or the box shifted to it; sometimes off by a rounding.
+      const double by = below(rng, 2) ? side * (threshold - 1) : side * (1 - threshold) / (1 + threshold);
+      box[2 + axis] = static_cast<T>(static_cast<double>(box[2 + axis]) + by);
+      if (by > 0) box[axis] = static_cast<T>(static_cast<double>(box[axis]) + by);
+      if (below(rng, 3) == 0) box[below(rng, 4)] *= T(1) + std::numeric_limits<T>::epsilon();
+    } else {
+      const double width = std::exp2(octaves * unit() + 1), height = std::exp2(octaves * unit() + 1);
+      const double x = far + extent * unit(), y = far + extent * unit();
+      const double corners[] = {x, y, x + width, y + height};
+      for (int64_t k = 0; k < 4; ++k) box[k] = static_cast<T>(corners[k] * scale);
+    }
+    for (int64_t k = 0; k < 4; ++k) {
+      if (below(rng, 400) < hostility) box[k] = hostile_value<T>(rng);
+    }
   }
   return boxes;
 }
@@ -98,23 +133,27 @@ std::vector<int64_t> textbook_nms(const T* boxes, const T* scores, const Id* ids
 
 template <typename T, typename Id>
 bool round_is_right(Rng& rng) {
-  const int64_t n = below(rng, 4) ? below(rng, 40) : below(rng, 300);
+  const bool large = below(rng, 6) == 0;
+  const int64_t n = large ? 500 + below(rng, 1200) : below(rng, 4) ? below(rng, 40) : below(rng, 300);
   const int64_t hostility = below(rng, 2) ? 0 : below(rng, 40);
-  const auto boxes = random_boxes<T>(rng, n, hostility);
+  const double threshold = large && below(rng, 8) ? 0.15 + 0.84 * static_cast<double>(rng() >> 11) * 0x1p-53
+                                                  : random_threshold(rng);
+  const auto boxes = large && std::isfinite(threshold) && std::abs(threshold) < 1 && below(rng, 8)
+                         ? spread_boxes<T>(rng, n, threshold, hostility)
+                         : random_boxes<T>(rng, n, hostility);
   const auto scores = random_scores<T>(rng, n, hostility);
   const auto ids = random_ids(rng, n, hostility, Id());
-  const bool with_ids = below(rng, 2) != 0;
-  const double threshold = random_threshold(rng);
+  const bool with_ids = below(rng, large ? 4 : 2) == 1;
   const int64_t max_output = below(rng, 2) ? n : below(rng, n + 5);
 
   auto expected = textbook_nms(boxes.data.get(), scores.data.get(), with_ids ? ids.data.get() : nullptr, n, threshold);
   expected.resize(std::min<int64_t>(expected.size(), max_output));
 
-  namespace kernel = frcnn::nms_cpu;
-  const auto order = kernel::score_order(scores.data.get(), n);
-  const auto segments = with_ids ? kernel::segments_of(ids.data.get(), n) : kernel::single_segment(n);
+  const auto order = frcnn::score_order(scores.data.get(), n);
+  const auto segments = with_ids ? frcnn::segments_of(ids.data.get(), n) : frcnn::single_segment(n);
   Block<int64_t> keep(std::min(n, max_output));
-  const int64_t count = kernel::greedy_walk(boxes.data.get(), order, segments, threshold, max_output, keep.data.get());
+  const int64_t count = frcnn::greedy_walk(frcnn::FRCNN_CPU_LEVEL::nms_kernels, boxes.data.get(), order.get(), segments,
+                                           n, threshold, max_output, keep.data.get());
   return std::vector<int64_t>(keep.data.get(), keep.data.get() + count) == expected;
 }
 

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from fasterrcnn_ops import _library
 
-@pytest.mark.parametrize(
-    ("stem", "rounds"), [("anchors", 4000), ("box_coder", 10000), ("box_iou", 2000), ("nms", 6000)]
-)
+
+@pytest.mark.parametrize(("stem", "rounds"), [("anchors", 4000), ("box_coder", 10000), ("box_iou", 2000)])
 def test_kernel(run_fuzz, stem, rounds):
     run_fuzz(stem, rounds)
+
+
+# Kernels that exist once per CPU level, at each level this machine can run.
+
+
+@pytest.mark.parametrize("level", _library.cpu_levels())
+@pytest.mark.parametrize(("stem", "rounds"), [("nms", 6000)])
+def test_level_kernel(run_fuzz, stem, rounds, level):
+    run_fuzz(stem, rounds, level)

@@ -16,6 +16,6 @@ def test_kernel(run_fuzz, stem, rounds):
 
 
 @pytest.mark.parametrize("level", _library.cpu_levels())
-@pytest.mark.parametrize(("stem", "rounds"), [("nms", 6000)])
+@pytest.mark.parametrize(("stem", "rounds"), [("nms", 6000), ("proposals", 6000), ("detections", 6000)])
 def test_level_kernel(run_fuzz, stem, rounds, level):
     run_fuzz(stem, rounds, level)

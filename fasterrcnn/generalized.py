@@ -47,6 +47,8 @@ class GeneralizedRCNN(TwoStageDetector):
         self.backbone = backbone
         self.rpn = rpn
         self.roi_heads = roi_heads
+        if roi_heads is None:
+            self.stage_prefix = ""  # published weights of the RoI stage have no place
 
     def detect_rows(self, images: Sequence[Tensor]) -> list[ClassRows]:
         """Detections as tables with a row for every class and proposal slot; see :class:`fasterrcnn.roi.ClassRows`.

@@ -47,9 +47,17 @@ int64_t greedy_walk(const NmsKernels& kernels,
   std::fill_n(slot_memory.get(), slots, NmsSlot{-1, -1});
   const std::unique_ptr<NmsBlock<T>[]> block_memory(new NmsBlock<T>[blocks]);
   const std::unique_ptr<NmsLink[]> link_memory(new NmsLink[blocks]);
-  const NmsWalk<T> walk{boxes,           order,           segments.of_box.get(), n,
-                        iou_threshold,   max_output,      slots_of.data(),       slot_memory.get(),
-                        block_memory.get(), link_memory.get(), keep};
+  const NmsWalk<T> walk{boxes,
+                        order,
+                        segments.of_box.get(),
+                        n,
+                        iou_threshold,
+                        max_output,
+                        slots_of.data(),
+                        slot_memory.get(),
+                        block_memory.get(),
+                        link_memory.get(),
+                        keep};
   if constexpr (std::is_same_v<T, float>) {
     return kernels.walk_float(walk);
   } else {

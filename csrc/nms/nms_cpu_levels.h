@@ -10,7 +10,8 @@ namespace frcnn {
 // Kept boxes are stored in blocks of 16, coordinate by coordinate, so that one block is one AVX-512 vector, two of AVX2
 // or four of the baseline (of floats):
 //
-//   x1 [16] | y1 [16] | x2 [16] | y2 [16] | share [16]        share: see nms_cpu_walk.h; infinite where nothing is stored
+//   x1 [16] | y1 [16] | x2 [16] | y2 [16] | share [16]        share: see nms_cpu_walk.h; infinite where nothing is
+//   stored
 //
 // and the blocks of a slot form a chain, oldest first:
 //

@@ -31,12 +31,13 @@
 namespace frcnn::FRCNN_CPU_LEVEL {
 namespace {
 
-constexpr double kLeastQuick = 0x1p-10;  // thresholds the filter serves
-constexpr double kLeastFiled = 0.2;      // thresholds from which filing by place pays
+constexpr double kLeastQuick = 0x1p-10;                    // thresholds the filter serves
+constexpr double kLeastFiled = 0.2;                        // thresholds from which filing by place pays
 constexpr float kSmallest = 0x1p-30F, kLargest = 0x1p30F;  // sides and coordinates that are not odd
-constexpr float kNarrowest = 0x1p-34F, kWidest = 0x1p35F;    // widths that a candidate may look for
-constexpr double kFilterSlack = 0x1p-16;  // of c below t; a tenth would do
+constexpr float kNarrowest = 0x1p-34F, kWidest = 0x1p35F;  // widths that a candidate may look for
+constexpr double kFilterSlack = 0x1p-16;                   // of c below t; a tenth would do
 constexpr int kMostOctaveGroups = 128;
+constexpr int64_t kAhead = 8;  // candidates whose boxes are on their way from memory
 
 template <typename T>
 constexpr T smaller(T a, T b) {
@@ -69,7 +70,7 @@ FRCNN_INLINE int group_of(const Filing& filing, float width) {
 }
 
 inline Filing make_filing(double threshold) {
-  constexpr float kCellsPerReach = 1.0F;  // of a cell, relative to how far a box of its group reaches
+  constexpr float kCellsPerReach = 0.25F;  // of a cell, relative to how far a box of its group reaches
   Filing filing;
   const double t = threshold * (1 - 1e-4);  // room for the roundings of bounds and boxes
   filing.low = static_cast<float>(t);
@@ -82,8 +83,8 @@ inline Filing make_filing(double threshold) {
     const uint64_t last = float_bits(kWidest);
     const float narrow = float_of(static_cast<uint32_t>(smaller(first, last)));
     filing.widest[group] = float_of(static_cast<uint32_t>(smaller(end, last)));
-    filing.cells[group] = kCellsPerReach / (2 * filing.reach * __builtin_sqrtf(narrow) *
-                                            __builtin_sqrtf(filing.widest[group]));
+    filing.cells[group] =
+        kCellsPerReach / (2 * filing.reach * __builtin_sqrtf(narrow) * __builtin_sqrtf(filing.widest[group]));
   }
   return filing;
 }
@@ -148,7 +149,7 @@ struct Walker {
   // The decision for the lanes from `at` on, as in geometry/iou.h.
   FRCNN_INLINE uint32_t decide(const Block& kept, int at, const Candidate& candidate) const {
     const Vec<T> zero{}, x1 = load(kept.x1 + at), y1 = load(kept.y1 + at), x2 = load(kept.x2 + at),
-                 y2 = load(kept.y2 + at);
+                         y2 = load(kept.y2 + at);
     const Vec<T> width = max(min(candidate.x2, x2) - max(candidate.x1, x1), zero);
     const Vec<T> height = max(min(candidate.y2, y2) - max(candidate.y1, y1), zero);
     const Vec<T> intersection = width * height;
@@ -161,10 +162,8 @@ struct Walker {
     for (int32_t b = slot.first; b >= 0; b = walk.links[b].next) {
       const Block& kept = walk.blocks[b];
       for (int at = 0; at < Block::kBoxes; at += kStep) {
-        const Vec<T> width =
-            min(candidate.x2, load(kept.x2 + at)) - max(candidate.x1, load(kept.x1 + at));
-        const Vec<T> height =
-            min(candidate.y2, load(kept.y2 + at)) - max(candidate.y1, load(kept.y1 + at));
+        const Vec<T> width = min(candidate.x2, load(kept.x2 + at)) - max(candidate.x1, load(kept.x1 + at));
+        const Vec<T> height = min(candidate.y2, load(kept.y2 + at)) - max(candidate.y1, load(kept.y1 + at));
         // A negative height makes the product negative or zero, so one clamp is enough.
         const Vec<T> intersection = max(width, Vec<T>{}) * height;
         const uint32_t passing = bits_of(less(load(kept.share + at) + candidate.share, intersection));
@@ -245,6 +244,7 @@ struct Walker {
   int64_t run() {
     int64_t count = 0;
     for (int64_t rank = 0; rank < walk.n && count < walk.max_output; ++rank) {
+      if (rank + kAhead < walk.n) __builtin_prefetch(walk.boxes + 4 * static_cast<int64_t>(walk.order[rank + kAhead]));
       const uint32_t index = walk.order[rank];
       const T* box = walk.boxes + 4 * static_cast<int64_t>(index);
       const Candidate candidate = candidate_of(box);

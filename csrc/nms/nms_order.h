@@ -1,7 +1,7 @@
 // Candidates in order of score: a stable radix sort. No torch.
 //
-// Scores become unsigned keys whose ascending order is the wanted one (geometry/sort_key.h), and (key, index) entries are
-// sorted by one digit after the other, the lowest first. Every pass is stable, so ties keep ascending indices. All
+// Scores become unsigned keys whose ascending order is the wanted one (geometry/sort_key.h), and (key, index) entries
+// are sorted by one digit after the other, the lowest first. Every pass is stable, so ties keep ascending indices. All
 // digits are counted in one sweep before the first pass; a digit that all keys share costs no pass.
 #pragma once
 

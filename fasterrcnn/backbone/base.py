@@ -45,7 +45,7 @@ class RoIStage:
 
     Attributes:
         pooled_size: Side of the square RoI grid the layers expect, in cells.
-        module: Maps [K, out_channels, pooled_size, pooled_size] to [K, out_features], or to a map that ``pool`` reduces.
+        module: Maps [K, out_channels, pooled_size, pooled_size] to [K, out_features], or to a map for ``pool``.
         out_features: Length of the vector per RoI.
         pool: Maps what ``module`` gives to [K, out_features, 1, 1]; None where it gives vectors.
     """

@@ -135,7 +135,8 @@ class ResNet50(nn.Sequential):
 
     def stages(self) -> list[nn.Module]:
         """The stem, layer1, layer2 and layer3."""
-        return [self[:4], self[4], self[5], self[6]]
+        *stem, layer1, layer2, layer3 = self
+        return [nn.Sequential(*stem), layer1, layer2, layer3]
 
     def roi_stage(self) -> RoIStage:
         """layer4 on 14 × 14 cells, then 7 × 7 average pooling: 2048 features."""

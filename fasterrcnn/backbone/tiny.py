@@ -53,7 +53,8 @@ class Tiny(nn.Sequential):
 
     def stages(self) -> list[nn.Module]:
         """The four halvings, the last two with their residual blocks."""
-        return [self[0], self[1], self[2:4], self[4:6]]
+        first, second, *rest = self
+        return [first, second, nn.Sequential(*rest[:2]), nn.Sequential(*rest[2:])]
 
     def roi_stage(self) -> RoIStage:
         """A 1×1 convolution that narrows 7 × 7 cells to 64 channels, then one hidden layer of 128 features."""

@@ -48,8 +48,9 @@ class VGG16(nn.Sequential):
 
     def stages(self) -> list[nn.Module]:
         """The five blocks between the pools."""
-        pools = [i for i, item in enumerate(self) if isinstance(item, nn.MaxPool2d)]
-        return [self[a:b] for a, b in zip([0, *pools], [*pools, len(self)], strict=True)]
+        layers = list(self)
+        pools = [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+        return [nn.Sequential(*layers[a:b]) for a, b in zip([0, *pools], [*pools, len(layers)], strict=True)]
 
     def roi_stage(self) -> RoIStage:
         """fc6 and fc7 on 7 × 7 cells, 4096 features; dropout and the ImageNet classifier (fc8) removed."""

@@ -1,5 +1,51 @@
-"""System 4, VGG-16 step by step: one detector whose every stage is a public function."""
+"""System 4, VGG-16 step by step: one detector, and every stage of it as a public function."""
 
 from fasterrcnn.stepwise.model import StepwiseRCNN
+from fasterrcnn.stepwise.stages import (
+    anchors_inside,
+    classify_rois,
+    decode_proposals,
+    drop_small,
+    encode_anchors,
+    encode_rois,
+    extract_features,
+    keep_best,
+    label_anchors,
+    label_proposals,
+    make_anchors,
+    make_detections,
+    pool_rois,
+    prepare_image,
+    roi_loss,
+    rpn_loss,
+    sample_anchors,
+    sample_proposals,
+    score_anchors,
+    suppress,
+    to_original,
+)
 
-__all__ = ["StepwiseRCNN"]
+__all__ = [
+    "StepwiseRCNN",
+    "anchors_inside",
+    "classify_rois",
+    "decode_proposals",
+    "drop_small",
+    "encode_anchors",
+    "encode_rois",
+    "extract_features",
+    "keep_best",
+    "label_anchors",
+    "label_proposals",
+    "make_anchors",
+    "make_detections",
+    "pool_rois",
+    "prepare_image",
+    "roi_loss",
+    "rpn_loss",
+    "sample_anchors",
+    "sample_proposals",
+    "score_anchors",
+    "suppress",
+    "to_original",
+]

@@ -23,8 +23,8 @@ class AnchorTargets:
         sampler: How many of them count.
         coder: How offsets describe boxes.
         border: What becomes of anchors that cross the border of the image: "keep" (they are like any other), "ignore"
-            (they are matched, then left out) or "exclude" (they are not even matched, so that each ground truth gets the
-            best of the anchors inside).
+            (they are matched, then left out) or "exclude" (they are not even matched, so that each ground truth gets
+            the best of the anchors inside).
     """
 
     matcher: Matcher = field(default_factory=lambda: Matcher(0.7, 0.3, best_of_each=True))
@@ -51,23 +51,43 @@ class AnchorTargets:
             Labels int64[N]: 1 object, 0 background, -1 does not count; and offsets float[N, 4], 0 where the label
             is not 1.
         """
+        matches = self.match(anchors, boxes, image_size)
+        labels = self.sample(labels_of(matches), generator)
+        return labels, self.encode(anchors, boxes, labels, matches)
+
+    def match(self, anchors: Tensor, boxes: Tensor, image_size: Size) -> Tensor:
+        """The ground truth of each anchor as an index int64[N], -1 for background, -2 for what is ignored."""
         if self.border == "keep":
-            matches = self.matcher(anchors, boxes)
-        else:
-            inside = anchors_inside(anchors, image_size, inclusive=self.coder.inclusive)
-            # A box of NaN overlaps nothing.
-            matches = self.matcher(
-                torch.where(inside[:, None], anchors, torch.nan) if self.border == "exclude" else anchors, boxes
-            )
-            matches = torch.where(inside, matches, IGNORED)
-        positive, negative = matches >= 0, matches == NEGATIVE
-        positives, negatives = self.sampler(positive, negative, generator)
-        labels = torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
-        labels[negatives] = 0
-        labels[positives] = 1
-        deltas = torch.zeros_like(anchors)
-        deltas[positives] = self.coder.encode(boxes[matches[positives]], anchors[positives])
-        return labels, deltas
+            return self.matcher(anchors, boxes)
+        inside = anchors_inside(anchors, image_size, inclusive=self.coder.inclusive)
+        if self.border == "exclude":
+            anchors = torch.where(inside[:, None], anchors, torch.nan)  # a box of NaN overlaps nothing
+        return torch.where(inside, self.matcher(anchors, boxes), IGNORED)
+
+    def sample(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Of the labels 1, 0 and -1 [N] those that were drawn; the others become -1."""
+        positives, negatives = self.sampler(labels == 1, labels == 0, generator)
+        sampled = torch.full_like(labels, -1)
+        sampled[negatives] = 0
+        sampled[positives] = 1
+        return sampled
+
+    def encode(self, anchors: Tensor, boxes: Tensor, labels: Tensor, matches: Tensor) -> Tensor:
+        """Offsets float[N, 4] from the anchors of label 1 to their ground truths, 0 elsewhere."""
+        return encode_positives(self.coder, anchors, boxes, labels, matches)
+
+
+def labels_of(matches: Tensor) -> Tensor:
+    """Matches int64[N] as labels: 1 for an index of a ground truth, 0 for background, -1 for what is ignored."""
+    return torch.where(matches >= 0, 1, torch.where(matches == NEGATIVE, 0, -1))
+
+
+def encode_positives(coder: BoxCoder, references: Tensor, boxes: Tensor, labels: Tensor, matches: Tensor) -> Tensor:
+    """Offsets float[N, 4] from the references of positive label to the boxes they stand for, 0 for the others."""
+    positives = (labels > 0).nonzero()[:, 0]
+    deltas = torch.zeros_like(references)
+    deltas[positives] = coder.encode(boxes[matches[positives]], references[positives])
+    return deltas
 
 
 def anchors_inside(anchors: Tensor, image_size: Size, *, inclusive: bool = False) -> Tensor:
@@ -129,14 +149,26 @@ class ProposalTargets:
         """
         if self.add_ground_truth:
             proposals = torch.cat([proposals, boxes.to(proposals.dtype)])
+        proposal_labels, matches = self.match(proposals, boxes, labels)
+        index = self.sample(proposal_labels, generator)
+        sampled, sampled_labels = proposals[index], proposal_labels[index]
+        return sampled, sampled_labels, self.encode(sampled, boxes, sampled_labels, matches[index])
+
+    def match(self, proposals: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Label int64[K] of each proposal (1…C, 0 background, -1 ignored) and index int64[K] of its ground truth."""
         matches = self.matcher(proposals, boxes)
-        positives, negatives = self.sampler(matches >= 0, matches == NEGATIVE, generator)
-        sampled = proposals[torch.cat([positives, negatives])]
-        sampled_labels = labels.new_zeros(len(sampled))
-        sampled_labels[: len(positives)] = labels[matches[positives]]
-        deltas = torch.zeros_like(sampled)
-        deltas[: len(positives)] = self.coder.encode(boxes[matches[positives]], proposals[positives])
-        return sampled, sampled_labels, deltas
+        proposal_labels = labels_of(matches)
+        positive = matches >= 0
+        proposal_labels[positive] = labels[matches[positive]]
+        return proposal_labels, matches
+
+    def sample(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Indices int64[S] of the proposals drawn, by their labels [K]: positives first, each part ascending."""
+        return torch.cat(self.sampler(labels > 0, labels == 0, generator))
+
+    def encode(self, proposals: Tensor, boxes: Tensor, labels: Tensor, matches: Tensor) -> Tensor:
+        """Offsets float[S, 4] from the proposals of positive label to their ground truths, 0 for background."""
+        return encode_positives(self.coder, proposals, boxes, labels, matches)
 
 
 def check_targets(images: Sequence[Tensor], targets: Sequence[Target], num_classes: int) -> None:

@@ -136,8 +136,8 @@ bool round_is_right(Rng& rng) {
   const bool large = below(rng, 6) == 0;
   const int64_t n = large ? 500 + below(rng, 1200) : below(rng, 4) ? below(rng, 40) : below(rng, 300);
   const int64_t hostility = below(rng, 2) ? 0 : below(rng, 40);
-  const double threshold = large && below(rng, 8) ? 0.15 + 0.84 * static_cast<double>(rng() >> 11) * 0x1p-53
-                                                  : random_threshold(rng);
+  const double threshold =
+      large && below(rng, 8) ? 0.15 + 0.84 * static_cast<double>(rng() >> 11) * 0x1p-53 : random_threshold(rng);
   const auto boxes = large && std::isfinite(threshold) && std::abs(threshold) < 1 && below(rng, 8)
                          ? spread_boxes<T>(rng, n, threshold, hostility)
                          : random_boxes<T>(rng, n, hostility);

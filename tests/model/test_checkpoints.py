@@ -14,8 +14,8 @@ from torch import nn
 
 import fasterrcnn
 from fasterrcnn import checkpoints
-from fasterrcnn.build import SYSTEMS
 from fasterrcnn.backbone import PretrainedSource, RoIStage
+from fasterrcnn.build import SYSTEMS
 from fasterrcnn.weights import load_state, read_tensors
 
 
@@ -279,16 +279,22 @@ def test_files_cannot_run_code(tmp_path):
 
 def published_names(system: str) -> dict[str, str]:
     """Name in the published file → name in the detector, written out rather than taken from the code under test."""
-    if system == "classic_vgg16":
+    if system.endswith("vgg16"):
+        trunk = "extractor" if system == "classic_vgg16" else "backbone"
         numbers = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-        layers = {f"features.{n}": f"extractor.{n}" for n in numbers}
-        layers |= {"classifier.0": "head.classifier.0", "classifier.3": "head.classifier.2"}
+        layers = {f"features.{n}": f"{trunk}.{n}" for n in numbers}
+        if system == "classic_vgg16":  # the step-by-step system's linear layers are its own
+            layers |= {"classifier.0": "head.classifier.0", "classifier.3": "head.classifier.2"}
         return {f"{a}.{p}": f"{b}.{p}" for a, b in layers.items() for p in ("weight", "bias")}
-    blocks = {"layer1": (3, "extractor.4"), "layer2": (4, "extractor.5"), "layer3": (6, "extractor.6")}
-    blocks["layer4"] = (3, "head.classifier.0")
-    convs = {"conv1": "extractor.0"}
-    norms = {"bn1": "extractor.1"}
-    for layer, (count, ours) in blocks.items():
+    if system == "classic_resnet50":
+        prefixes = ("extractor.4", "extractor.5", "extractor.6", "head.classifier.0")
+        convs, norms = {"conv1": "extractor.0"}, {"bn1": "extractor.1"}
+    else:
+        body, head = "backbone.body", "roi_heads.box.feature_extractor.head"
+        prefixes = (f"{body}.layer1", f"{body}.layer2", f"{body}.layer3", f"{head}.layer4")
+        convs, norms = {"conv1": f"{body}.stem.conv1"}, {"bn1": f"{body}.stem.bn1"}
+    for number, (count, ours) in enumerate(zip((3, 4, 6, 3), prefixes, strict=True), start=1):
+        layer = f"layer{number}"
         for block in range(count):
             for i in (1, 2, 3):
                 convs[f"{layer}.{block}.conv{i}"] = f"{ours}.{block}.conv{i}"
@@ -301,20 +307,27 @@ def published_names(system: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(
-    ("system", "file", "rest"),
-    [
-        ("classic_vgg16", "vgg16-397923af.pth", ("classifier.6.weight", "classifier.6.bias")),
-        ("classic_resnet50", "resnet50-19c8e357.pth", ("fc.weight", "fc.bias")),
-    ],
-)
-def test_published_files_of_both_systems(system, file, rest, hub, monkeypatch):
+VGG = ("vgg16-397923af.pth", ("classifier.6.weight", "classifier.6.bias"))
+RESNET = ("resnet50-19c8e357.pth", ("fc.weight", "fc.bias"))
+FILES = {
+    "classic_vgg16": VGG,
+    "classic_resnet50": RESNET,
+    "resnet50_c4_sigmoid": RESNET,
+    "resnet50_c4": RESNET,
+    "stepwise_vgg16": ("vgg16-397923af.pth", (*VGG[1], "classifier.0.weight", "classifier.3.bias")),
+}
+TRUNKS = ("extractor.", "head.classifier.", "backbone.", "roi_heads.box.feature_extractor.")
+
+
+@pytest.mark.parametrize("system", FILES)
+def test_published_files_of_every_system(system, hub, monkeypatch):
     """Every tensor of the file has a place and the right shape there; on the meta device, which has all but numbers."""
+    file, rest = FILES[system]
     with torch.device("meta"):
         expected = fasterrcnn.build(system, num_classes=2).state_dict()
     names = published_names(system)
     # Old files have no counters of batches.
-    trunk = {n for n in expected if n.startswith(("extractor.", "head.classifier."))}
+    trunk = {n for n in expected if n.startswith(TRUNKS)}
     assert set(names.values()) == {n for n in trunk if not n.endswith("num_batches_tracked")}
     tensors = {theirs: expected[ours] for theirs, ours in names.items()} | {n: torch.empty(1) for n in rest}
     asked = []
@@ -346,6 +359,61 @@ def test_published_file_in_the_cache(hub):
         if name in numbers:
             assert (tensor == numbers[name]).all(), name
     assert 0.005 < model.rpn.conv1.weight.std() < 0.02
+
+
+def test_every_system_is_tested():
+    assert FILES.keys() == SYSTEMS.keys()
+
+
+class OwnOfOthers(Own):
+    """The same trunk with the placeholders that let every system find its own names."""
+
+    pretrained = PretrainedSource(
+        Own.pretrained.url, (("stem.", "{backbone}.conv."), ("fc6.", "{stage}.1.")), Own.pretrained.unused
+    )
+
+
+@pytest.mark.parametrize(
+    ("system", "trunk", "stage"),
+    [
+        ("resnet50_c4_sigmoid", "backbone.body", "roi_heads.box.feature_extractor.head.1"),
+        ("resnet50_c4", "backbone.body", "roi_heads.box.feature_extractor.head.1"),
+        ("stepwise_vgg16", "backbone", None),
+    ],
+)
+def test_values_of_a_file_in_the_new_systems(system, trunk, stage, tmp_path):
+    """The numbers arrive; the step-by-step system has no use for the RoI stage's, and the rest keeps its own."""
+    tensors = published()
+    torch.save(tensors, tmp_path / "own.pth")
+    model = fasterrcnn.build(system, num_classes=2, backbone=OwnOfOthers(), weights=tmp_path / "own.pth")
+    state = model.state_dict()
+    assert torch.equal(state[f"{trunk}.conv.weight"], tensors["stem.weight"])
+    assert torch.equal(state[f"{trunk}.conv.bias"], tensors["stem.bias"])
+    if stage is None:
+        assert not [n for n, t in state.items() if t.shape == (6, 32)]
+    else:
+        assert torch.equal(state[f"{stage}.weight"], tensors["fc6.weight"])
+    assert not state["rpn.head.score.bias" if stage is None else "rpn.head.cls_logits.bias"].any()
+
+
+@pytest.mark.parametrize("system", ["resnet50_c4_sigmoid", "resnet50_c4", "stepwise_vgg16"])
+def test_weights_of_a_whole_detector_of_the_new_systems(system, tmp_path):
+    model = fasterrcnn.build(system, num_classes=2, backbone="tiny")
+    torch.save(model.state_dict(), tmp_path / "detector.pth")
+    loaded = fasterrcnn.build(system, num_classes=2, backbone="tiny", weights=tmp_path / "detector.pth")
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+    with pytest.raises(ValueError, match="not this model's"):
+        fasterrcnn.build(system, num_classes=3, backbone="tiny", weights=tmp_path / "detector.pth")
+
+
+def test_a_file_in_an_rpn_of_its_own(tmp_path):
+    """Without RoI heads the layers meant for them have no place, and nothing is missing."""
+    tensors = published()
+    torch.save(tensors, tmp_path / "own.pth")
+    model = fasterrcnn.build(
+        "resnet50_c4", num_classes=2, backbone=OwnOfOthers(), weights=tmp_path / "own.pth", rpn_only=True
+    )
+    assert torch.equal(model.trunk.conv.weight, tensors["stem.weight"])
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

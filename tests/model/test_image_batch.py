@@ -105,3 +105,45 @@ def test_unusable_arguments():
         ImageBatcher(min_size=0)
     with pytest.raises(ValueError, match="0 targets for 1 images"):
         ImageBatcher()([torch.zeros(3, 4, 4)], [])
+
+
+def test_fixed_size():
+    """Whatever its shape, an image becomes that large, and its boxes with it; the padding has nothing to do."""
+    target = {"boxes": torch.tensor([[10.0, 20, 30, 40]]), "labels": torch.tensor([1])}
+    images = [torch.ones(3, 50, 80), torch.ones(3, 100, 40)]
+    batch = ImageBatcher(None, None, fixed_size=(100, 160))(images, [target, target])
+    assert batch.images.shape == (2, 3, 100, 160)
+    assert batch.sizes == [(100, 160)] * 2
+    assert batch.original_sizes == [(50, 80), (100, 40)]
+    assert [t["boxes"].tolist() for t in batch.targets] == [[[20, 40, 60, 80]], [[40, 20, 120, 40]]]
+    assert batch.scales == [2.0, 2.0]  # the second is only wider: twice the root of four times the area
+    back = boxes_to_original(batch.targets[1]["boxes"], batch, 1)
+    torch.testing.assert_close(back, target["boxes"])
+
+
+def test_fixed_size_wins():
+    batch = ImageBatcher(600, 1000, fixed_size=(64, 96))([torch.rand(3, 300, 400)])
+    assert batch.images.shape == (1, 3, 64, 96)
+
+
+def test_channels_and_range():
+    """Values in the order and range of the trunk, then the mean, in that order too."""
+    image = torch.tensor([0.2, 0.4, 1.0])[:, None, None].expand(3, 40, 40)
+    batcher = ImageBatcher(40, None, (100.0, 10.0, 1.0), (1.0, 2.0, 5.0), channels="bgr", value_range=255)
+    torch.testing.assert_close(batcher([image]).images[0, :, 7, 9], torch.tensor([155.0, 46, 10]))
+    assert image[:, 0, 0].tolist() == pytest.approx([0.2, 0.4, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fixed_size": (0, 5)}, r"fixed_size must be \(height, width\) of at least 1 pixel or None, got \(0, 5\)"),
+        ({"fixed_size": (5,)}, r"fixed_size must be .* got \(5,\)"),
+        ({"channels": "hsv"}, "channels must be 'rgb' or 'bgr', got 'hsv'"),
+        ({"value_range": 0}, "value_range and std must be positive"),
+        ({"std": (1.0, 0.0, 1.0)}, "value_range and std must be positive"),
+    ],
+)
+def test_unusable_rules(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ImageBatcher(**arguments)

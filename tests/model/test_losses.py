@@ -72,3 +72,31 @@ def test_no_samples():
 def test_bad_normalizer():
     with pytest.raises(ValueError, match="'sampled' or 'positives', got 'all'"):
         StageLoss(normalizer="all")
+
+
+def test_columns_without_background():
+    """4C columns: those of label l are number l − 1."""
+    deltas = torch.full((3, 8), 100.0)
+    deltas[0, 4:8] = torch.tensor([0.0, 0, 0, 1])
+    deltas[1, 0:4] = torch.tensor([0.0, 0, 2, 0])
+    deltas.requires_grad_()
+    _, box = StageLoss()(torch.zeros(3, 3), deltas, torch.tensor([2, 1, 0]), torch.zeros(3, 4))
+    assert box.item() == pytest.approx((0.5 + 1.5) / 3)
+    box.backward()
+    assert deltas.grad.nonzero().tolist() == [[0, 7], [1, 2]]
+
+
+def test_one_class_without_background():
+    """4C columns with C = 1 are four, which serve all classes anyway."""
+    deltas = torch.tensor([[0.0, 0, 0, 1], [9, 9, 9, 9]])
+    _, box = StageLoss()(torch.zeros(2, 2), deltas, torch.tensor([1, 0]), torch.zeros(2, 4))
+    assert box.item() == pytest.approx(0.25)
+
+
+def test_with_and_without_background_agree():
+    """Of the same numbers; background's columns never count."""
+    generator = torch.Generator().manual_seed(0)
+    deltas, targets = torch.randn(50, 20, generator=generator), torch.randn(50, 4, generator=generator)
+    logits, labels = torch.randn(50, 6, generator=generator), torch.randint(0, 6, (50,), generator=generator)
+    with_background = torch.cat([torch.full((50, 4), 1e3), deltas], dim=1)
+    assert StageLoss()(logits, deltas, labels, targets) == StageLoss()(logits, with_background, labels, targets)

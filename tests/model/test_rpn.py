@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 import fasterrcnn
-from fasterrcnn.rpn import AnchorGrid, ProposalLayer, fill_up, objectness
+from fasterrcnn.box_coder import BoxCoder
+from fasterrcnn.rpn import (
+    AnchorGrid,
+    ProposalLayer,
+    RegionProposalNetwork,
+    RPNHead,
+    SeparateRPNHead,
+    fill_up,
+    objectness,
+)
 from fasterrcnn.types import Proposals
 from fasterrcnn_ops import box_iou
 
@@ -205,3 +214,87 @@ def test_scale_is_the_smallest_side():
         for scale in (1.0, 5.0):
             rois = model(images, scale)[2]
             assert (rois[..., 2:] - rois[..., :2]).min() >= 16 * scale
+
+
+@pytest.mark.parametrize("scale_min_size", [True, False])
+def test_smallest_side_in_pixels_of_the_batch_or_of_the_image(scale_min_size):
+    """At twice the size a side of 20 is 10 of the image's pixels: too small for 16 of those, large enough for 16."""
+    boxes = torch.tensor([[0, 0, 40, 40], [100, 0, 120, 20.0]])
+    proposals = propose(boxes, [0.5, 0.9], scale=2.0, scale_min_size=scale_min_size)
+    assert proposals.count.tolist() == [1 if scale_min_size else 2]
+
+
+@pytest.mark.parametrize(("inclusive_sides", "smallest"), [(True, 15.0), (False, 16.0)])
+def test_sides_may_count_their_last_pixel(inclusive_sides, smallest):
+    """x2 − x1 + 1 ≥ 16, or x2 − x1 ≥ 16; both sides have to be."""
+    sides = [(smallest, 40.0), (40.0, smallest), (smallest - 0.01, 40.0), (40.0, smallest - 0.01)]
+    boxes = torch.tensor([[60.0 * i, 0, 60 * i + w, h] for i, (w, h) in enumerate(sides)])
+    proposals = propose(boxes, [0.4, 0.3, 0.2, 0.1], inclusive_sides=inclusive_sides)
+    assert proposals.count.tolist() == [2]
+    torch.testing.assert_close(proposals.boxes[0, :2], boxes[:2])
+
+
+def test_no_smallest_side_keeps_what_clipping_leaves_as_a_line():
+    """min_size 0 with inclusive sides: a box outside the image is one pixel wide, and stays."""
+    boxes = torch.tensor([[310, 10, 340, 50], [20, 20, 60, 60.0]])
+    assert propose(boxes, [0.9, 0.5], min_size=0.0, inclusive_sides=True).count.tolist() == [2]
+
+
+@pytest.mark.parametrize(("before", "kept"), [(True, [2, 3]), (False, [2])])
+def test_small_boxes_go_before_or_after_top_k(before, kept):
+    """Of the best three two are small: they take up places among the three, or they do not."""
+    boxes = torch.tensor([[0, 0, 5, 5], [30, 0, 35, 5], [100, 0, 140, 40], [200, 0, 240, 40], [200, 60, 240, 100.0]])
+    scores = [0.9, 0.8, 0.7, 0.6, 0.5]
+    rules = {"pre_nms_top_n": (3, 3), "post_nms_top_n": (2, 2), "filter_before_top_k": before}
+    proposals = propose(boxes, scores, **rules)
+    assert proposals.count.tolist() == [len(kept)]
+    torch.testing.assert_close(proposals.boxes[0, : len(kept)], boxes[kept])
+    torch.testing.assert_close(proposals.scores[0, : len(kept)], torch.tensor([scores[i] for i in kept]))
+    assert not proposals.boxes[0, len(kept) :].any()
+
+
+def test_a_small_box_suppresses_nothing_even_when_it_is_dropped_late():
+    """IoU 0.9 with the box below, and better; it is gone before NMS either way."""
+    boxes = torch.tensor([[0, 0, 100, 15], [0, 0, 100, 16.5]])
+    for before in (True, False):
+        proposals = propose(boxes, [0.9, 0.5], filter_before_top_k=before)
+        assert proposals.count.tolist() == [1]
+        torch.testing.assert_close(proposals.boxes[0, 0], boxes[1])
+
+
+def test_inclusive_boxes_end_at_the_last_pixel():
+    """Clipped to width − 1 and height − 1, as the families do that count it."""
+    layer = ProposalLayer(coder=BoxCoder(inclusive=True))
+    anchors = torch.tensor([[-50.0, -50, 400, 400]])
+    proposals = layer(anchors, torch.ones(1, 1), torch.zeros(1, 1, 4), [(100, 80)], [1.0], training=False)
+    assert proposals.boxes[0, 0].tolist() == [0, 0, 79, 99]
+
+
+def test_separate_head():
+    """Scores and offsets come from convolutions of their own, linear ones: a change of one leaves the other alone."""
+    head = SeparateRPNHead(6, 5, 3, 2)
+    features = torch.randn(2, 6, 4, 7)
+    scores, deltas = head(features)
+    assert scores.shape == (2, 6, 4, 7)
+    assert deltas.shape == (2, 12, 4, 7)
+    with torch.no_grad():
+        head.score_conv.weight.mul_(2)
+    twice, same = head(features)
+    torch.testing.assert_close(twice, scores * 2)  # biases are 0
+    assert torch.equal(same, deltas)
+
+
+def test_one_score_per_anchor():
+    """Channel a is anchor a's; a sigmoid makes it a probability."""
+    head = RPNHead(6, 5, 3, 1)
+    rpn = RegionProposalNetwork(head, AnchorGrid([32], [0.5, 1, 2], 16, rule="rounded"), ProposalLayer(), 1)
+    with torch.no_grad():
+        for layer in (head.conv, head.cls_logits, head.bbox_pred):
+            layer.weight.zero_()
+        head.cls_logits.bias[1] = 3.0
+        head.bbox_pred.bias[4 * 2 + 3] = 5.0
+        output = rpn.predict(torch.rand(1, 6, 2, 4))
+    assert output.logits.view(8, 3).tolist() == [[0, 3, 0]] * 8
+    assert output.deltas.view(8, 3, 4)[:, 2].tolist() == [[0, 0, 0, 5]] * 8
+    assert output.deltas.sum() == 5 * 8
+    torch.testing.assert_close(objectness(output.logits)[0, :3], torch.tensor([0.5, 0.952574, 0.5]))

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from fasterrcnn.box_coder import BoxCoder
 from fasterrcnn.training import AnchorTargets, Matcher, ProposalTargets, Sampler
-from fasterrcnn.training.targets import check_targets
+from fasterrcnn.training.targets import anchors_inside, check_targets, labels_of
 
 SIZE = (100, 100)
 GROUND_TRUTH = torch.tensor([[0, 0, 10, 10], [50, 50, 60, 60.0]])
@@ -171,3 +172,69 @@ def test_unusable_targets(targets, error, message):
 def test_usable_targets():
     check_targets([0, 0], [target(), target(boxes=torch.zeros(0, 4).tolist() or [[0, 0, 1, 1]])], 3)
     check_targets([0], [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}], 3)
+
+
+def test_border_keep_ignore_exclude():
+    """The best anchor of the ground truth crosses the border; the best inside has an IoU of 0.5.
+
+    "keep" counts the former; "ignore" leaves it out and nothing is positive; "exclude" makes the latter positive.
+    """
+    anchors = torch.tensor([[-1, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 2], [95, 50, 105, 60], [60, 60, 70, 70.0]])
+    expected = {"keep": [1, -1, 0, 0, 0], "ignore": [-1, -1, 0, -1, 0], "exclude": [-1, 1, 0, -1, 0]}
+    for border, labels in expected.items():
+        found, deltas = AnchorTargets(border=border)(anchors, GROUND_TRUTH[:1], SIZE, generator())
+        assert found.tolist() == labels, border
+        assert deltas.isfinite().all()
+        assert deltas.any(dim=1).tolist() == [label == 1 for label in labels]
+
+
+@pytest.mark.parametrize(("inclusive", "inside"), [(True, [True, False]), (False, [True, True])])
+def test_inside_when_the_last_pixel_counts(inclusive, inside):
+    """Of 100 pixels the last is number 99."""
+    boxes = torch.tensor([[0, 0, 99, 99], [0, 0, 100, 99.0]])
+    assert anchors_inside(boxes, SIZE, inclusive=inclusive).tolist() == inside
+    targets = AnchorTargets(coder=BoxCoder(inclusive=inclusive), border="ignore")
+    truth = torch.tensor([[0, 0, 99, 98.0]])
+    assert (targets(boxes, truth, SIZE, generator())[0] == 1).tolist() == inside
+
+
+def test_border_without_ground_truth():
+    anchors = torch.tensor([[-1, 0, 10, 10], [0, 0, 10, 5.0]])
+    for border in ("ignore", "exclude"):
+        labels, _ = AnchorTargets(border=border)(anchors, torch.zeros(0, 4), SIZE, generator())
+        assert labels.tolist() == [-1, 0]
+
+
+def test_unknown_border():
+    with pytest.raises(ValueError, match="border must be 'keep', 'ignore' or 'exclude', got 'drop'"):
+        AnchorTargets(border="drop")
+
+
+def test_targets_in_three_steps():
+    """Match, sample, encode: what a call does, one after another."""
+    many = BOXES.repeat(100, 1)
+    targets = AnchorTargets()
+    expected = targets(many, GROUND_TRUTH, SIZE, generator(3))
+    matches = targets.match(many, GROUND_TRUTH, SIZE)
+    labels = labels_of(matches)
+    assert labels[:6].tolist() == [1, 1, -1, 0, 1, 0]
+    sampled = targets.sample(labels, generator(3))
+    assert torch.equal(sampled, expected[0])
+    assert torch.equal(targets.encode(many, GROUND_TRUTH, sampled, matches), expected[1])
+
+    targets, classes = ProposalTargets(add_ground_truth=False), torch.tensor([7, 3])
+    boxes, labels, deltas = targets(many, GROUND_TRUTH, classes, generator(3))
+    all_labels, matches = targets.match(many, GROUND_TRUTH, classes)
+    index = targets.sample(all_labels, generator(3))
+    assert torch.equal(many[index], boxes)
+    assert torch.equal(all_labels[index], labels)
+    assert torch.equal(targets.encode(boxes, GROUND_TRUTH, labels, matches[index]), deltas)
+
+
+def test_proposals_between_two_thresholds_do_not_count():
+    """IoU 0.5 is neither positive at 0.7 nor background below 0.3."""
+    targets = ProposalTargets(Matcher(0.7, 0.3), add_ground_truth=False)
+    labels, _ = targets.match(BOXES, GROUND_TRUTH, torch.tensor([7, 3]))
+    assert labels.tolist() == [7, 7, -1, 0, -1, 0]
+    boxes, _, _ = targets(BOXES, GROUND_TRUTH, torch.tensor([7, 3]), generator())
+    torch.testing.assert_close(boxes, BOXES[[0, 1, 3, 5]])

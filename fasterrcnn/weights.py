@@ -72,7 +72,8 @@ def load_pretrained(model: nn.Module, weights: str | Path | None = None) -> None
         for prefix, ours in source.names
         if model.stage_prefix or "{stage}" not in ours
     ]
-    unused = (*source.unused, *(prefix for prefix, ours in source.names if "{stage}" in ours and not model.stage_prefix))
+    placed = {prefix for prefix, _ in names}
+    unused = (*source.unused, *(prefix for prefix, _ in source.names if prefix not in placed))
     for name, tensor in tensors.items():
         for prefix, ours in names:
             if name.startswith(prefix):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         remove_small_boxes,
     )
     from fasterrcnn_ops.detections import select_detections, select_detections_with_proposal
+    from fasterrcnn_ops.matching import match_boxes
     from fasterrcnn_ops.nms import batched_nms, nms, nms_padded
     from fasterrcnn_ops.proposals import generate_proposals
     from fasterrcnn_ops.roi_align import RoIAlign, roi_align
@@ -45,6 +46,7 @@ _MODULE_OF = {
     "complete_box_iou": "boxes",  # pairwise CIoU
     "clip_boxes_to_image": "boxes",  # clamp boxes to the image
     "remove_small_boxes": "boxes",  # indices of the boxes with both sides large enough
+    "match_boxes": "matching",  # target of each box by IoU thresholds, without an N x M matrix
     "nms": "nms",  # non-maximum suppression
     "batched_nms": "nms",  # NMS within each class, exact ids
     "nms_padded": "nms",  # NMS of fixed capacity: indices padded with -1, and a count

@@ -7,6 +7,7 @@ import fasterrcnn_ops.anchors
 import fasterrcnn_ops.box_coder
 import fasterrcnn_ops.boxes
 import fasterrcnn_ops.detections
+import fasterrcnn_ops.matching
 import fasterrcnn_ops.nms
 import fasterrcnn_ops.proposals
 import fasterrcnn_ops.roi_align

@@ -1,11 +1,28 @@
 #include "box_coder/box_coder.h"
-#include "box_coder/box_coder_cpu_kernel.h"
+#include "box_coder/box_coder_cpu_levels.h"
+#include "huge_pages.h"
 #include "torch_api.h"
 
 namespace frcnn {
 namespace {
 
-constexpr int64_t kBoxesPerThread = 2048;  // below this a thread costs more than it saves
+constexpr int64_t kBoxesPerThread = 8192;  // below this a thread costs more than it saves
+
+template <typename T>
+const BoxCoderKernels<T>& kernels() {
+  if constexpr (sizeof(T) == sizeof(double)) {
+    return box_coder_kernels_double();
+  } else {
+    return box_coder_kernels_float();
+  }
+}
+
+// Result of `columns` per row, written in large pages where it is large.
+Tensor empty_rows(const Tensor& like, int64_t columns, ScalarType dtype) {
+  Tensor rows = empty_on(like, {like.size(0), columns}, dtype);
+  advise_huge_pages(rows.mutable_data_ptr(), static_cast<size_t>(rows.numel() * rows.element_size()));
+  return rows;
+}
 
 Tensor encode_boxes_cpu(const Tensor& boxes, const Tensor& anchors, std::vector<double> weights, bool inclusive) {
   check_encode_boxes(boxes, anchors, weights);
@@ -13,15 +30,16 @@ Tensor encode_boxes_cpu(const Tensor& boxes, const Tensor& anchors, std::vector<
   const ScalarType dtype = coordinate_type(result_type);
   const Tensor boxes_c = contiguous_as(boxes, dtype);
   const Tensor anchors_c = contiguous_as(anchors, dtype);
-  Tensor deltas = empty_on(boxes_c, {boxes.size(0), 4}, dtype);
+  Tensor deltas = empty_rows(boxes_c, 4, dtype);
 
   dispatch_coordinates(dtype, [&]<typename T>() {
-    const auto* box = reinterpret_cast<const Box<T>*>(data_of<T>(boxes_c));
-    const auto* anchor = reinterpret_cast<const Box<T>*>(data_of<T>(anchors_c));
-    auto* out = reinterpret_cast<Deltas<T>*>(mutable_data_of<T>(deltas));
+    const T* from = data_of<T>(anchors_c);
+    const T* to = data_of<T>(boxes_c);
+    T* out = mutable_data_of<T>(deltas);
     const auto params = coder_params<T>(weights, inclusive);
+    const auto encode = kernels<T>().encode;
     parallel_for(boxes.size(0), kBoxesPerThread,
-                 [&](int64_t begin, int64_t end) { encode_boxes_rows(box, anchor, params, begin, end, out); });
+                 [&](int64_t begin, int64_t end) { encode(to, from, params, begin, end, out); });
   });
   return cast(deltas, result_type);
 }
@@ -34,17 +52,17 @@ Tensor decode_boxes_cpu(const Tensor& deltas, const Tensor& anchors, std::vector
   const Tensor deltas_c = contiguous_as(deltas, dtype);
   const Tensor anchors_c = contiguous_as(anchors, dtype);
   const int64_t per_anchor = deltas.size(1) / 4;
-  Tensor boxes = empty_on(deltas_c, {deltas.size(0), deltas.size(1)}, dtype);
+  Tensor boxes = empty_rows(deltas_c, deltas.size(1), dtype);
   if (boxes.numel() == 0) return cast(boxes, result_type);
 
   dispatch_coordinates(dtype, [&]<typename T>() {
-    const auto* delta = reinterpret_cast<const Deltas<T>*>(data_of<T>(deltas_c));
-    const auto* anchor = reinterpret_cast<const Box<T>*>(data_of<T>(anchors_c));
-    auto* out = reinterpret_cast<Box<T>*>(mutable_data_of<T>(boxes));
+    const T* delta = data_of<T>(deltas_c);
+    const T* anchor = data_of<T>(anchors_c);
+    T* out = mutable_data_of<T>(boxes);
     const auto params = coder_params<T>(weights, inclusive, clip, image_size);
-    parallel_for(deltas.size(0), kBoxesPerThread / per_anchor + 1, [&](int64_t begin, int64_t end) {
-      decode_boxes_rows(delta, anchor, per_anchor, params, begin, end, out);
-    });
+    const auto decode = kernels<T>().decode;
+    parallel_for(deltas.size(0), kBoxesPerThread / per_anchor + 1,
+                 [&](int64_t begin, int64_t end) { decode(delta, anchor, per_anchor, params, begin, end, out); });
   });
   return cast(boxes, result_type);
 }

@@ -11,8 +11,7 @@
 //   dx = (cx - cx_a) / w_a      dw = log(w / w_a)      and likewise dy, dh, each multiplied by its weight.
 #pragma once
 
-#include <cmath>
-
+#include "geometry/elementary.h"
 #include "geometry/host_device.h"
 
 namespace frcnn {
@@ -37,52 +36,57 @@ struct BoxCoderParams {
 };
 
 // min/max in the order that keeps a NaN in `value`, as torch.clamp does (std::clamp and fmin would not).
-template <typename T>
-FRCNN_HD T clamp_max_keep_nan(T value, T high) {
+template <typename V>
+FRCNN_HD V clamp_max_keep_nan(V value, V high) {
   return value > high ? high : value;
 }
-template <typename T>
-FRCNN_HD T clamp_keep_nan(T value, T low, T high) {
+template <typename V>
+FRCNN_HD V clamp_keep_nan(V value, V low, V high) {
   value = value < low ? low : value;
   return value > high ? high : value;
 }
 
-template <typename T>
+// The formulas, once for single boxes and for vectors of them: V is the scalar T, or a vector of Ts (simd.h) with one
+// box in each lane.
+
+template <typename V>
 struct CentredBox {
-  T cx, cy, w, h;
+  V cx, cy, w, h;
 };
 
 // `extent` as in BoxCoderParams.
-template <typename T>
-FRCNN_HD CentredBox<T> centred(const Box<T>& box, T extent) {
-  const T w = box.x2 - box.x1 + extent;
-  const T h = box.y2 - box.y1 + extent;
+template <typename V, typename T>
+FRCNN_HD CentredBox<V> centred(const Box<V>& box, T extent) {
+  const V w = box.x2 - box.x1 + extent;
+  const V h = box.y2 - box.y1 + extent;
   return {box.x1 + T(0.5) * w, box.y1 + T(0.5) * h, w, h};
 }
 
-template <typename T>
-FRCNN_HD Deltas<T> encode_box(const Box<T>& box, const Box<T>& anchor, const BoxCoderParams<T>& params) {
-  const CentredBox<T> from = centred(anchor, params.extent);
-  const CentredBox<T> to = centred(box, params.extent);
+template <typename V, typename T>
+FRCNN_HD Deltas<V> encode_box(const Box<V>& box, const Box<V>& anchor, const BoxCoderParams<T>& params) {
+  const CentredBox<V> from = centred(anchor, params.extent);
+  const CentredBox<V> to = centred(box, params.extent);
   return {params.weight_x * (to.cx - from.cx) / from.w, params.weight_y * (to.cy - from.cy) / from.h,
-          params.weight_w * std::log(to.w / from.w), params.weight_h * std::log(to.h / from.h)};
+          params.weight_w * Elementary<V>::log(to.w / from.w), params.weight_h * Elementary<V>::log(to.h / from.h)};
 }
 
-template <typename T>
-FRCNN_HD Box<T> decode_box(const Deltas<T>& deltas, const Box<T>& anchor, const BoxCoderParams<T>& params) {
-  const CentredBox<T> from = centred(anchor, params.extent);
-  const T dw = clamp_max_keep_nan(deltas.dw / params.weight_w, params.clip);
-  const T dh = clamp_max_keep_nan(deltas.dh / params.weight_h, params.clip);
-  const T cx = deltas.dx / params.weight_x * from.w + from.cx;
-  const T cy = deltas.dy / params.weight_y * from.h + from.cy;
-  const T half_w = T(0.5) * (std::exp(dw) * from.w);
-  const T half_h = T(0.5) * (std::exp(dh) * from.h);
-  Box<T> box{cx - half_w, cy - half_h, cx + half_w - params.extent, cy + half_h - params.extent};
+template <typename V, typename T>
+FRCNN_HD Box<V> decode_box(const Deltas<V>& deltas, const Box<V>& anchor, const BoxCoderParams<T>& params) {
+  const CentredBox<V> from = centred(anchor, params.extent);
+  const V clip = all_lanes<V>(params.clip);
+  const V dw = clamp_max_keep_nan(deltas.dw / params.weight_w, clip);
+  const V dh = clamp_max_keep_nan(deltas.dh / params.weight_h, clip);
+  const V cx = deltas.dx / params.weight_x * from.w + from.cx;
+  const V cy = deltas.dy / params.weight_y * from.h + from.cy;
+  const V half_w = T(0.5) * (Elementary<V>::exp(dw) * from.w);
+  const V half_h = T(0.5) * (Elementary<V>::exp(dh) * from.h);
+  Box<V> box{cx - half_w, cy - half_h, cx + half_w - params.extent, cy + half_h - params.extent};
   if (params.clip_to_image) {
-    box.x1 = clamp_keep_nan(box.x1, T(0), params.max_x);
-    box.y1 = clamp_keep_nan(box.y1, T(0), params.max_y);
-    box.x2 = clamp_keep_nan(box.x2, T(0), params.max_x);
-    box.y2 = clamp_keep_nan(box.y2, T(0), params.max_y);
+    const V zero{}, max_x = all_lanes<V>(params.max_x), max_y = all_lanes<V>(params.max_y);
+    box.x1 = clamp_keep_nan(box.x1, zero, max_x);
+    box.y1 = clamp_keep_nan(box.y1, zero, max_y);
+    box.x2 = clamp_keep_nan(box.x2, zero, max_x);
+    box.y2 = clamp_keep_nan(box.y2, zero, max_y);
   }
   return box;
 }

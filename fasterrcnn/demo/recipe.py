@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from fasterrcnn import build, checkpoints
+from fasterrcnn.classic import FasterRCNN
 from fasterrcnn.data.cutouts import ASSETS
 from fasterrcnn.data.synthetic import SyntheticScenes
-from fasterrcnn.classic import FasterRCNN
 from fasterrcnn.training.loop import CHECKPOINT, TrainConfig, train
 from fasterrcnn.training.loop import WEIGHTS as FULL_PRECISION_WEIGHTS
 

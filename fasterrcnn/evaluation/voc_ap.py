@@ -101,22 +101,94 @@ def average_precision(scores: torch.Tensor, correct: torch.Tensor, num_objects: 
     Raises:
         ValueError: unknown method.
     """
-    if method not in ("area", "11point"):
-        raise ValueError(f'method: expected "area" or "11point", got {method!r}')
-    if num_objects == 0:
-        return math.nan
+    return precision_recall(scores, correct, num_objects).average(method)
+
+
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """The precision/recall curve of one class: its points as detections are added, best first.
+
+    Attributes:
+        scores: float64 [N], descending; equal scores keep the order of the input.
+        precision: float64 [N], part of the first n + 1 detections that are right.
+        recall: float64 [N], part of the objects found by them; NaN when there is no object.
+        objects: number of ground-truth objects, those never detected included.
+    """
+
+    scores: torch.Tensor
+    precision: torch.Tensor
+    recall: torch.Tensor
+    objects: int
+
+    @property
+    def envelope(self) -> torch.Tensor:
+        """float64 [N], the best precision at this recall or any higher one: the running maximum from the right."""
+        return self.precision.flip(0).cummax(0).values.flip(0) if len(self.precision) else self.precision
+
+    def average(self, method: str = "area") -> float:
+        """Average precision, 0…1 (NaN without objects); see :func:`average_precision`."""
+        if method not in ("area", "11point"):
+            raise ValueError(f'method: expected "area" or "11point", got {method!r}')
+        if self.objects == 0:
+            return math.nan
+        if method == "11point":
+            # the small slack keeps 3 of 10 objects at "recall 0.3" in spite of rounding
+            points = (self.envelope[self.recall >= step / 10 - 1e-9] for step in range(11))
+            return sum(float(reached[0]) if len(reached) else 0.0 for reached in points) / 11
+        steps = self.recall.diff(prepend=self.recall.new_zeros(1))
+        return float((steps * self.envelope).sum())
+
+
+def precision_recall(scores: torch.Tensor, correct: torch.Tensor, num_objects: int) -> PrecisionRecall:
+    """The curve of one class.
+
+    Args:
+        scores: [N], any order.
+        correct: bool or 0/1 [N], whether each detection is right.
+        num_objects: number of ground-truth objects, those never detected included.
+    """
     order = scores.argsort(descending=True, stable=True)
     hits = correct[order].double().cumsum(0)
     precision = hits / torch.arange(1, len(hits) + 1, dtype=torch.float64)
-    recall = hits / num_objects
-    # best precision at this recall or any higher one: running maximum from the right
-    envelope = precision.flip(0).cummax(0).values.flip(0) if len(hits) else precision
-    if method == "11point":
-        # the small slack keeps 3 of 10 objects at "recall 0.3" in spite of rounding
-        points = (envelope[recall >= step / 10 - 1e-9] for step in range(11))
-        return sum(float(reached[0]) if len(reached) else 0.0 for reached in points) / 11
-    steps = recall.diff(prepend=recall.new_zeros(1))
-    return float((steps * envelope).sum())
+    recall = hits / num_objects if num_objects else torch.full_like(hits, math.nan)
+    return PrecisionRecall(scores[order].double(), precision, recall, num_objects)
+
+
+def precision_recall_curves(
+    detections: Sequence[_Detections],
+    targets: Sequence[Mapping[str, Any]],
+    num_classes: int,
+    iou_threshold: float = 0.5,
+) -> list[PrecisionRecall]:
+    """The curve of each class, label ``i + 1`` at index ``i``; arguments as :func:`mean_average_precision` has them.
+
+    Raises:
+        ValueError: unequal numbers of images.
+    """
+    if len(detections) != len(targets):
+        raise ValueError(
+            f"detections and targets: expected one each per image, got {len(detections)} and {len(targets)}"
+        )
+    curves = []
+    for label in range(1, num_classes + 1):
+        scores, verdicts, count = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)], 0
+        for found, target in zip(detections, targets, strict=True):
+            mine, truth = found.labels.cpu() == label, target["labels"].cpu() == label
+            difficult = target.get("difficult")
+            difficult = (
+                torch.zeros(int(truth.sum()), dtype=torch.bool) if difficult is None else difficult.cpu().bool()[truth]
+            )
+            count += int((~difficult).sum())
+            image_scores = found.scores.detach().cpu().float()[mine]
+            boxes = found.boxes.detach().cpu()[mine]
+            verdicts.append(
+                match_detections(boxes, image_scores, target["boxes"].cpu()[truth], difficult, iou_threshold)
+            )
+            scores.append(image_scores)
+        all_scores, verdict = torch.cat(scores), torch.cat(verdicts)
+        counted = verdict >= 0
+        curves.append(precision_recall(all_scores[counted], verdict[counted], count))
+    return curves
 
 
 def mean_average_precision(
@@ -138,31 +210,14 @@ def mean_average_precision(
         method: see :func:`average_precision`.
 
     Raises:
-        ValueError: unequal numbers of images.
+        ValueError: unequal numbers of images, or an unknown method.
     """
-    if len(detections) != len(targets):
-        raise ValueError(
-            f"detections and targets: expected one each per image, got {len(detections)} and {len(targets)}"
-        )
-    per_class, objects = [], []
-    for label in range(1, num_classes + 1):
-        scores, verdicts, count = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)], 0
-        for found, target in zip(detections, targets, strict=True):
-            mine, truth = found.labels.cpu() == label, target["labels"].cpu() == label
-            difficult = target.get("difficult")
-            difficult = (
-                torch.zeros(int(truth.sum()), dtype=torch.bool) if difficult is None else difficult.cpu().bool()[truth]
-            )
-            count += int((~difficult).sum())
-            image_scores = found.scores.detach().cpu().float()[mine]
-            boxes = found.boxes.detach().cpu()[mine]
-            verdicts.append(
-                match_detections(boxes, image_scores, target["boxes"].cpu()[truth], difficult, iou_threshold)
-            )
-            scores.append(image_scores)
-        all_scores, verdict = torch.cat(scores), torch.cat(verdicts)
-        counted = verdict >= 0
-        per_class.append(average_precision(all_scores[counted], verdict[counted], count, method=method))
-        objects.append(count)
+    return summarise(precision_recall_curves(detections, targets, num_classes, iou_threshold), method=method)
+
+
+def summarise(curves: Sequence[PrecisionRecall], *, method: str = "area") -> AveragePrecision:
+    """Average precision of each curve and their mean."""
+    per_class = tuple(curve.average(method) for curve in curves)
     present = [value for value in per_class if not math.isnan(value)]
-    return AveragePrecision(sum(present) / len(present) if present else math.nan, tuple(per_class), tuple(objects))
+    mean = sum(present) / len(present) if present else math.nan
+    return AveragePrecision(mean, per_class, tuple(curve.objects for curve in curves))

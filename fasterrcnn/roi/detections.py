@@ -110,7 +110,7 @@ class ClassRows:
 def class_rows(
     layer: DetectionLayer, logits: Tensor, deltas: Tensor, boxes: Tensor, valid: Tensor, image_size: Size
 ) -> ClassRows:
-    """The detections of one image as rows; arguments as :meth:`DetectionLayer.__call__`'s, boxes in pixels of the batch.
+    """The detections of one image as rows, boxes in pixels of the batch; arguments as :class:`DetectionLayer`'s.
 
     There is no bound on their number.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -168,7 +169,7 @@ class StepwiseHead(RoIHeads):
         super().__init__()
         self.pooler = pooler
         widths = [in_channels * pooler.size**2, *hidden]
-        self.hidden = nn.Sequential(*(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        self.hidden = nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(widths)))
         self.loc = nn.Linear(widths[-1], 4 * (num_classes + 1))
         self.score = nn.Linear(widths[-1], num_classes + 1)
         for layer in (*self.hidden, self.loc, self.score):

@@ -7,7 +7,6 @@ with bitwise the parameters of one that was not.
 
 from __future__ import annotations
 
-import math
 import pickle
 import signal
 import threading
@@ -15,92 +14,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fasterrcnn import checkpoints
+from fasterrcnn.data.dataset import DetectionDataset
+from fasterrcnn.training.display import TrainingProgress
+from fasterrcnn.training.failure import NonFiniteError, describe_failure, save_failed_step
+from fasterrcnn.training.schedule import TrainConfig, learning_rate, make_optimizer
+from fasterrcnn.training.step import Stepper, mixed_seed, step_seed
 from fasterrcnn.types import Target
 from fasterrcnn.weights import load_state
 
+__all__ = ["CHECKPOINT", "WEIGHTS", "TrainConfig", "TrainResult", "learning_rate", "make_optimizer", "train"]
+
 CHECKPOINT = "checkpoint.pt"
 WEIGHTS = "model.safetensors"
-
-
-class DetectionDataset(Protocol):
-    """Images with ground truth. Augmentation may draw from torch's global generator, which the loop seeds per image."""
-
-    class_names: tuple[str, ...]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Target]: ...
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train. The defaults are for small detectors from scratch; the published recipe is :meth:`classic`.
-
-    Attributes:
-        steps: Optimiser steps in all; give either these or ``epochs``.
-        epochs: Passes over the dataset.
-        batch_size: Images per step; the last, incomplete batch of a pass is left out.
-        optimizer: "adamw" or "sgd" (momentum 0.9).
-        lr: Highest learning rate.
-        weight_decay: Of weights; biases and normalisation parameters are not decayed.
-        warmup_steps: Steps over which the rate rises linearly.
-        schedule: "cosine" to 1 % of ``lr`` at the end, or "constant".
-        clip_grad_norm: Bound of the gradient's norm; None for no bound.
-        freeze_bn: Keep BatchNorm in evaluation mode, as small batches need it.
-        num_workers: Processes that load images; 0 loads in the training process. The numbers do not depend on it.
-        checkpoint_every: Steps between checkpoints.
-        seed: Of everything random.
-    """
-
-    steps: int | None = None
-    epochs: int | None = None
-    batch_size: int = 4
-    optimizer: str = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 1e-2
-    warmup_steps: int = 50
-    schedule: str = "cosine"
-    clip_grad_norm: float | None = 10.0
-    freeze_bn: bool = True
-    num_workers: int = 0
-    checkpoint_every: int = 200
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs")
-        for name in ("steps", "epochs", "batch_size", "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        for name in ("warmup_steps", "num_workers", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"lr must be positive, got {self.lr}")
-        if self.optimizer not in ("adamw", "sgd"):
-            raise ValueError(f"optimizer must be 'adamw' or 'sgd', got {self.optimizer!r}")
-        if self.schedule not in ("cosine", "constant"):
-            raise ValueError(f"schedule must be 'cosine' or 'constant', got {self.schedule!r}")
-
-    @classmethod
-    def classic(cls, **changes: Any) -> TrainConfig:
-        """Fine-tuning from ImageNet weights, after the paper (section 3.1.3): SGD, rate 0.001, decay 0.0005."""
-        recipe = {"batch_size": 1, "optimizer": "sgd", "lr": 1e-3, "weight_decay": 5e-4, "schedule": "constant"}
-        return cls(**{**recipe, **changes})
-
-    def total_steps(self, dataset_length: int) -> int:
-        """Optimiser steps on a dataset of this length."""
-        return self.steps if self.steps is not None else self.epochs * (dataset_length // self.batch_size)
 
 
 @dataclass
@@ -127,6 +60,7 @@ def train(
     resume: bool = True,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
     progress: bool = True,
+    console: Console | None = None,
 ) -> TrainResult:
     """Trains a detector.
 
@@ -134,18 +68,23 @@ def train(
         model: A detector; it is left in training mode. Its ``class_names`` become the dataset's.
         dataset: See :class:`DetectionDataset`; at least ``batch_size`` images.
         out_dir: Made if needed; gets ``checkpoint.pt`` (to resume) and ``model.safetensors`` (to use). Both are
-            replaced in one go, so an interruption never leaves half a file.
+            replaced in one go, so an interruption never leaves half a file. A step that fails leaves
+            ``failed_step_NNNNNN.pt``, see :mod:`fasterrcnn.training.failure`.
         config: How to train.
         resume: Go on from a checkpoint in ``out_dir`` if there is one; otherwise begin anew and replace it.
-        on_step: Called after each step with its number (1 for the first) and the losses.
-        progress: Show a progress bar (only on a terminal).
+        on_step: Called after each step with its number (1 for the first) and the losses. The model may be evaluated
+            there; nothing about the training changes by it.
+        progress: Show a progress bar with the losses and the rate (only on a terminal).
+        console: Of the progress bar; by default standard error.
 
     Returns:
         What was done.
 
     Raises:
-        ValueError: Too small a dataset, or a checkpoint that is damaged or of a run with another configuration.
-        FloatingPointError: A loss is NaN or infinite.
+        ValueError: Too small a dataset, a precision the model's device has not, or a checkpoint that is damaged or of a
+            run with another configuration.
+        NonFiniteError: A loss or a gradient is NaN or infinite (a FloatingPointError). The message names the file with
+            the batch that caused it.
         KeyboardInterrupt: Ctrl-C; the step is finished and a checkpoint written first. A second Ctrl-C stops at once.
 
     Note:
@@ -157,25 +96,35 @@ def train(
         raise ValueError(f"the dataset has {len(dataset)} images, fewer than the batch size {config.batch_size}")
     out_dir.mkdir(parents=True, exist_ok=True)
     model.class_names = tuple(dataset.class_names)
-    optimizer = make_optimizer(model, config)
     total = config.total_steps(len(dataset))
-    step = _restore(out_dir / CHECKPOINT, model, optimizer, config) if resume else 0
+    stepper = Stepper(model, config, total)
+    step = _restore(out_dir / CHECKPOINT, stepper) if resume else 0
     losses: dict[str, float] = {}
 
     def save() -> None:
-        _save_checkpoint(out_dir / CHECKPOINT, model, optimizer, config, step)
+        _save_checkpoint(out_dir / CHECKPOINT, stepper, step)
         checkpoints.save(model, out_dir / WEIGHTS)
 
-    with _interruptible() as interrupted, _progress(progress) as bar:
-        task = bar.add_task("training", total=total, completed=step, loss=math.nan)
+    with _interruptible() as interrupted, TrainingProgress(progress, console) as bar:
+        task = bar.add_task("training", total=total, completed=step)
         saved = step if step > 0 else -1
         for images, targets in _batches(dataset, config, step, total):
             model.train()
             if config.freeze_bn:
                 model.freeze_bn()
-            losses = _step(model, optimizer, images, targets, config, step, total)
+            buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+            try:
+                losses = stepper(images, targets, step)
+            except NonFiniteError as error:
+                seed = step_seed(config, step)
+                failed = describe_failure(
+                    error, model, buffers, images, targets, step=step + 1, seed=seed, config=config
+                )
+                path = save_failed_step(failed, out_dir)
+                raise NonFiniteError(f"{error}. The batch that caused it is in {path}", error.losses) from error
             step += 1
-            bar.update(task, completed=step, loss=losses["loss"])
+            bar.update(task, completed=step)
+            bar.report(losses, learning_rate(config, step - 1, total))
             if on_step is not None:
                 on_step(step, losses)
             if step % config.checkpoint_every == 0 or interrupted.is_set():
@@ -188,77 +137,6 @@ def train(
     return TrainResult(step, losses, out_dir / WEIGHTS)
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser of a configuration; only weights of two or more dimensions decay."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=config.lr)
-
-
-def learning_rate(config: TrainConfig, step: int, total: int) -> float:
-    """Rate of step ``step`` (0 is the first) of ``total``."""
-    rate = config.lr * min(1.0, (step + 1) / max(1, config.warmup_steps))
-    if config.schedule == "cosine":
-        rate *= 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / max(1, total)))
-    return rate
-
-
-def _step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: list[Tensor],
-    targets: list[Target],
-    config: TrainConfig,
-    step: int,
-    total: int,
-) -> dict[str, float]:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, step, total)
-    seed = _seed(config.seed, step)
-    torch.manual_seed(seed)  # dropout and the like
-    model.generator.manual_seed(seed)
-    terms = model(images, targets)
-    loss = torch.stack(list(terms.values())).sum()
-    values = {name: float(term.detach()) for name, term in terms.items()}
-    values["loss"] = float(loss.detach())
-    if not math.isfinite(values["loss"]):
-        listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
-        raise FloatingPointError(
-            f"the loss of step {step + 1} is not finite ({listed}). {_advice(config, step, total)}"
-        )
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad_norm or math.inf)
-    if not math.isfinite(norm):
-        # One such step would put NaN into every parameter, and into the next checkpoint.
-        raise FloatingPointError(f"the gradient of step {step + 1} is not finite. {_advice(config, step, total)}")
-    optimizer.step()
-    return values
-
-
-def _advice(config: TrainConfig, step: int, total: int) -> str:
-    return (
-        "The parameters and the last checkpoint are from before it; a lower learning rate "
-        f"(now {learning_rate(config, step, total):g}) or a longer warm-up usually helps"
-    )
-
-
-def _seed(*parts: int) -> int:
-    """A 63-bit seed out of several numbers; neighbouring numbers give unrelated seeds (SplitMix64)."""
-    value = 0
-    for part in parts:
-        value = (value + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        value ^= value >> 31
-    return value >> 1
-
-
 class _Seeded:
     """A dataset addressed by (step, index), whose random augmentation depends on nothing else."""
 
@@ -268,7 +146,7 @@ class _Seeded:
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target]:
         step, index = key
-        torch.manual_seed(_seed(self.seed, step, index))
+        torch.manual_seed(mixed_seed(self.seed, step, index))
         return self.dataset[index]
 
 
@@ -283,7 +161,7 @@ def _batches(
         for step in range(start, total):
             if step // per_epoch != epoch:
                 epoch = step // per_epoch
-                generator = torch.Generator().manual_seed(_seed(config.seed, -1, epoch))
+                generator = torch.Generator().manual_seed(mixed_seed(config.seed, -1, epoch))
                 order = torch.randperm(len(dataset), generator=generator).tolist()
             first = step % per_epoch * config.batch_size
             yield [(step, index) for index in order[first : first + config.batch_size]]
@@ -306,41 +184,54 @@ def _collate(samples: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[T
     return [image for image, _ in samples], [target for _, target in samples]
 
 
-def _save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, step: int
-) -> None:
+def _save_checkpoint(path: Path, stepper: Stepper, step: int) -> None:
     state = {
         "step": step,
-        "config": asdict(config),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "config": asdict(stepper.config),
+        "model": stepper.model.state_dict(),
+        "optimizer": stepper.optimizer.state_dict(),
+        "scaler": stepper.scaler.state_dict(),
     }
     with checkpoints.replacing(path) as temporary:
         torch.save(state, temporary)
 
 
-def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig) -> int:
-    """Loads a checkpoint if there is one; returns the step it was made after."""
-    if not path.exists():
-        return 0
+def checkpoint_step(path: Path) -> int:
+    """The step a checkpoint was made after; 0 if there is none.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    return _read_checkpoint(path)["step"] if path.exists() else 0
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}): remove it, or use resume=False, to begin "
             "anew"
         ) from error
+
+
+def _restore(path: Path, stepper: Stepper) -> int:
+    """Loads a checkpoint if there is one; returns the step it was made after."""
+    if not path.exists():
+        return 0
+    state = _read_checkpoint(path)
     # These two change nothing about the numbers.
     harmless = {"num_workers", "checkpoint_every"}
-    now, then = asdict(config), state["config"]
+    now, then = asdict(stepper.config), state["config"]
     changed = [f"{k}: {then.get(k)!r}, now {v!r}" for k, v in now.items() if k not in harmless and then.get(k) != v]
     if changed:
         raise ValueError(
             f"{path} is from a run with another configuration ({'; '.join(changed)}). Use the same one to go on, "
             "another folder, or resume=False to begin anew"
         )
-    load_state(model, state["model"], source=path)
-    optimizer.load_state_dict(state["optimizer"])
+    load_state(stepper.model, state["model"], source=path)
+    stepper.optimizer.load_state_dict(state["optimizer"])
+    stepper.scaler.load_state_dict(state["scaler"])
     return state["step"]
 
 
@@ -362,16 +253,3 @@ def _interruptible() -> Iterator[threading.Event]:
         yield interrupted
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _progress(show: bool) -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not (show and console.is_terminal),
-    )

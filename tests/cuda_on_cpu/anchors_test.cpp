@@ -14,7 +14,7 @@ void check(std::int64_t num_cells, std::int64_t height, std::int64_t width, frcn
   std::vector<T> cells(num_cells * 4);
   for (T& value : cells) value = static_cast<T>(random.uniform(-256, 256));
   std::vector<T> wanted(height * width * num_cells * 4);
-  frcnn::grid_anchors_rows(cells.data(), num_cells, width, grid, 0, height, wanted.data());
+  frcnn::baseline::grid_anchors_rows(cells.data(), num_cells, width, grid, 0, height, wanted.data());
 
   const Buffer<T> input(cells);
   const auto got = in_every_order([&](const Launcher& launch) {

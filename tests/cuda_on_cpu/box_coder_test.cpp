@@ -40,17 +40,11 @@ std::vector<T> boxes(std::int64_t count, std::uint64_t seed) {
 }
 
 template <typename T>
-const frcnn::Box<T>* as_boxes(const std::vector<T>& values) {
-  return reinterpret_cast<const frcnn::Box<T>*>(values.data());
-}
-
-template <typename T>
 void check_encode(std::int64_t count, bool inclusive) {
   const auto params = parameters<T>(inclusive, false);
   const std::vector<T> targets = boxes<T>(count, 1), anchors = boxes<T>(count, 2);
   std::vector<T> wanted(targets.size());
-  frcnn::encode_boxes_rows(as_boxes(targets), as_boxes(anchors), params, 0, count,
-                           reinterpret_cast<frcnn::Deltas<T>*>(wanted.data()));
+  frcnn::baseline::encode_boxes_rows(targets.data(), anchors.data(), params, 0, count, wanted.data());
   const Buffer<T> boxes_in(targets), anchors_in(anchors);
   const auto got = in_every_order([&](const Launcher& launch) {
     Buffer<T> out(wanted.size());
@@ -68,8 +62,7 @@ void check_decode(std::int64_t count, std::int64_t per_anchor, bool inclusive, b
   std::vector<T> deltas(count * per_anchor * 4);
   for (T& value : deltas) value = static_cast<T>(random.uniform(-30, 30));  // beyond the clip, after division by 5
   std::vector<T> wanted(deltas.size());
-  frcnn::decode_boxes_rows(reinterpret_cast<const frcnn::Deltas<T>*>(deltas.data()), as_boxes(anchors), per_anchor,
-                           params, 0, count, reinterpret_cast<frcnn::Box<T>*>(wanted.data()));
+  frcnn::baseline::decode_boxes_rows(deltas.data(), anchors.data(), per_anchor, params, 0, count, wanted.data());
   const Buffer<T> deltas_in(deltas), anchors_in(anchors);
   const auto got = in_every_order([&](const Launcher& launch) {
     Buffer<T> out(wanted.size());

@@ -13,7 +13,7 @@ bool round_is_right(fuzz::Rng& rng) {
                                   fuzz::value<T>(rng, hostility)};
   fuzz::Block<T> anchors(4 * height * width * num_cells);
   fuzz::split(rng, height, [&](int64_t begin, int64_t end) {
-    frcnn::grid_anchors_rows(cells.data.get(), num_cells, width, grid, begin, end, anchors.data.get());
+    frcnn::FRCNN_CPU_LEVEL::grid_anchors_rows(cells.data.get(), num_cells, width, grid, begin, end, anchors.data.get());
   });
 
   for (int64_t i = 0; i < anchors.size; ++i) {

@@ -44,9 +44,7 @@ bool decode_is_right(fuzz::Rng& rng) {
   if (ordinary) params.clip = T(2);
   fuzz::Block<T> boxes(deltas.size);
   fuzz::split(rng, rows, [&](int64_t begin, int64_t end) {
-    frcnn::decode_boxes_rows(reinterpret_cast<const frcnn::Deltas<T>*>(deltas.data.get()),
-                             reinterpret_cast<const frcnn::Box<T>*>(anchors.data.get()), per_anchor, params, begin, end,
-                             reinterpret_cast<frcnn::Box<T>*>(boxes.data.get()));
+    frcnn::FRCNN_CPU_LEVEL::decode_boxes_rows(deltas.get(), anchors.get(), per_anchor, params, begin, end, boxes.get());
   });
 
   for (int64_t i = 0; i < boxes.size; ++i) {
@@ -78,9 +76,7 @@ bool encode_is_right(fuzz::Rng& rng) {
   const auto params = random_params<T>(rng);
   fuzz::Block<T> deltas(4 * rows);
   fuzz::split(rng, rows, [&](int64_t begin, int64_t end) {
-    frcnn::encode_boxes_rows(reinterpret_cast<const frcnn::Box<T>*>(boxes.data.get()),
-                             reinterpret_cast<const frcnn::Box<T>*>(anchors.data.get()), params, begin, end,
-                             reinterpret_cast<frcnn::Deltas<T>*>(deltas.data.get()));
+    frcnn::FRCNN_CPU_LEVEL::encode_boxes_rows(boxes.get(), anchors.get(), params, begin, end, deltas.get());
   });
 
   const T weights[] = {params.weight_x, params.weight_y, params.weight_w, params.weight_h};

@@ -7,7 +7,7 @@ import pytest
 from fasterrcnn_ops import _library
 
 
-@pytest.mark.parametrize(("stem", "rounds"), [("anchors", 4000), ("box_coder", 10000), ("box_iou", 2000)])
+@pytest.mark.parametrize(("stem", "rounds"), [("box_iou", 2000)])
 def test_kernel(run_fuzz, stem, rounds):
     run_fuzz(stem, rounds)
 
@@ -16,6 +16,16 @@ def test_kernel(run_fuzz, stem, rounds):
 
 
 @pytest.mark.parametrize("level", _library.cpu_levels())
-@pytest.mark.parametrize(("stem", "rounds"), [("nms", 6000), ("proposals", 6000), ("detections", 6000)])
+@pytest.mark.parametrize(
+    ("stem", "rounds"),
+    [
+        ("anchors", 4000),
+        ("box_coder", 10000),
+        ("detections", 6000),
+        ("match_boxes", 4000),
+        ("nms", 6000),
+        ("proposals", 6000),
+    ],
+)
 def test_level_kernel(run_fuzz, stem, rounds, level):
     run_fuzz(stem, rounds, level)

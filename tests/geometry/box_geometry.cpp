@@ -1,11 +1,14 @@
 // anchors.h, box.h and pairwise_iou.h, bit by bit, on the host, in float.
 //
+// exp and log are held to one ulp of the exact value, and their vectors to the bits of the scalars.
+//
 // The expected value takes each operation of the formula on its own, in a function of its own (compilers narrow and
 // contract what they can see together): in double, then rounded to float. For + - * / that
 // is the correctly rounded float result (double has more than twice the digits), so nothing here may be contracted to
 // an FMA, reassociated or kept in a wider register. The device runs the same lines under -fmad=false.
 //
 // Usage: box_geometry CASE COUNT. Prints the number of comparisons; the first mismatch is printed and exits with 1.
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -17,7 +20,9 @@
 
 #include "geometry/anchors.h"
 #include "geometry/box.h"
+#include "geometry/elementary.h"
 #include "geometry/pairwise_iou.h"
+#include "simd_elementary.h"
 
 namespace {
 
@@ -105,8 +110,8 @@ bool encode(Rng& rng) {
   const Side from_x = side(from.x1, from.x2, p.extent), from_y = side(from.y1, from.y2, p.extent);
   const float expected[] = {divide(mul(p.weight_x, sub(to_x.centre, from_x.centre)), from_x.length),
                             divide(mul(p.weight_y, sub(to_y.centre, from_y.centre)), from_y.length),
-                            mul(p.weight_w, std::log(divide(to_x.length, from_x.length))),
-                            mul(p.weight_h, std::log(divide(to_y.length, from_y.length)))};
+                            mul(p.weight_w, frcnn::Elementary<float>::log(divide(to_x.length, from_x.length))),
+                            mul(p.weight_h, frcnn::Elementary<float>::log(divide(to_y.length, from_y.length)))};
   return same(&found.dx, expected, 4);
 }
 
@@ -125,7 +130,7 @@ bool decode(Rng& rng) {
     float growth = divide(scale, scale_weight);
     if (growth > p.clip) growth = p.clip;
     const float centre = add(mul(divide(shift, shift_weight), anchor.length), anchor.centre);
-    const float half = mul(0.5f, mul(std::exp(growth), anchor.length));
+    const float half = mul(0.5f, mul(frcnn::Elementary<float>::exp(growth), anchor.length));
     return Side{sub(centre, half), sub(add(centre, half), p.extent)};  // low and high ends
   };
   const Side x = axis(d.dx, p.weight_x, d.dw, p.weight_w, from.x1, from.x2);
@@ -137,6 +142,56 @@ bool decode(Rng& rng) {
   for (float& value : expected) value = add(value, 0.0f);
   return same(normal, expected, 4);
 }
+
+// A float of any sign, exponent and mantissa.
+float any_float(Rng& rng) { return std::bit_cast<float>(static_cast<uint32_t>(rng())); }
+
+// Whether `found` is within one ulp of `exact`.
+bool within_an_ulp(float found, double exact) {
+  const float rounded = static_cast<float>(exact);
+  if (std::isnan(exact) || std::isinf(rounded) || std::isinf(found)) {
+    const bool edge = std::isinf(rounded) != std::isinf(found) && std::fabs(exact) < 0x1.000001p128 &&
+                      std::fabs(exact) > 0x1.fffffcp127;  // the last float, or the first too large
+    return edge || same(found, rounded);
+  }
+  int exponent = 0;
+  std::frexp(exact, &exponent);
+  const double ulp = std::ldexp(1.0, std::max(exponent - 24, -149));
+  return std::fabs(found - exact) <= ulp;
+}
+
+// A vector's lanes have the bits of the scalar.
+template <typename V>
+bool same_in_lanes(V found, const float* x, float (*scalar)(float)) {
+  for (size_t lane = 0; lane < sizeof(V) / sizeof(float); ++lane) {
+    if (!same(found[lane], scalar(x[lane]))) {
+      std::printf("lane %zu: %a of %a\n", lane, found[lane], x[lane]);
+      return false;
+    }
+  }
+  return true;
+}
+
+bool elementary(Rng& rng, float most, float (*scalar)(float), double (*exact)(double), bool is_exp) {
+  using Floats = frcnn::FRCNN_CPU_LEVEL::Vec<float>;
+  float x[sizeof(Floats) / sizeof(float)];
+  for (float& value : x) value = rng() % 4 == 0 ? any_float(rng) : mul(std::fabs(number(rng)), most * 0x1p-20f);
+  for (float& value : x) value = is_exp && rng() % 2 ? -value : value;
+  const Floats in = frcnn::FRCNN_CPU_LEVEL::load(x);
+  const Floats found = is_exp ? frcnn::Elementary<Floats>::exp(in) : frcnn::Elementary<Floats>::log(in);
+  if (!same_in_lanes(found, x, scalar)) return false;
+  for (const float value : x) {
+    if (!within_an_ulp(scalar(value), exact(value))) {
+      std::printf("%a: found %a, exact %a\n", value, scalar(value), exact(value));
+      return false;
+    }
+  }
+  return true;
+}
+
+bool exponential(Rng& rng) { return elementary(rng, 90.0f, frcnn::Elementary<float>::exp, std::exp, true); }
+
+bool logarithm(Rng& rng) { return elementary(rng, 1000.0f, frcnn::Elementary<float>::log, std::log, false); }
 
 bool clamp(Rng& rng) {
   const float value = number(rng), high = std::fabs(number(rng));
@@ -176,6 +231,8 @@ int main(int argc, char** argv) {
   if (!std::strcmp(argv[1], "encode")) check = encode;
   if (!std::strcmp(argv[1], "decode")) check = decode;
   if (!std::strcmp(argv[1], "clamp")) check = clamp;
+  if (!std::strcmp(argv[1], "exp")) check = exponential;
+  if (!std::strcmp(argv[1], "log")) check = logarithm;
   if (!std::strcmp(argv[1], "pairwise_iou")) check = pairwise;
   if (check == nullptr) return 2;
   Rng rng(7);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import signal
 from dataclasses import replace
@@ -10,10 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 from rectangles import Rectangles
+from rich.console import Console
+from torch import nn
 
 import fasterrcnn
+from fasterrcnn.backbone.tiny import Tiny
 from fasterrcnn.checkpoints import load_model
+from fasterrcnn.training.display import TrainingProgress
+from fasterrcnn.training.failure import NonFiniteError, load_failed_step
 from fasterrcnn.training.loop import TrainConfig, learning_rate, make_optimizer, train
+from fasterrcnn.training.step import Stepper
 from fasterrcnn_ops import box_iou
 
 CONFIG = TrainConfig(steps=6, batch_size=2, warmup_steps=2, checkpoint_every=2, seed=3)
@@ -31,7 +39,15 @@ def _one_thread():
 def small_model(seed: int = 0, **overrides):
     torch.manual_seed(seed)
     arguments = {"rpn_post_nms_top_n": (50, 30), "roi_samples": 16, "min_size": None, "max_size": None, **overrides}
-    return fasterrcnn.build("classic_vgg16", num_classes=3, backbone="tiny", **arguments)
+    return fasterrcnn.build("classic_vgg16", num_classes=3, **{"backbone": "tiny", **arguments})
+
+
+class WithBatchNorm(Tiny):
+    """The tiny trunk with one batch norm behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(self.out_channels)
 
 
 def run(out_dir: Path, config: TrainConfig = CONFIG, *, dataset=None, model=None, on_step=None, **options):
@@ -221,7 +237,162 @@ def test_nan_loss_is_an_error_that_says_so(tmp_path):
         run(tmp_path, model=model)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0, equal_nan=True)
-    assert not list(tmp_path.iterdir())
+    assert [file.name for file in tmp_path.iterdir()] == ["failed_step_000001.pt"]
+
+
+def test_the_batch_that_failed_can_be_run_again(tmp_path):
+    """An image has a NaN: the file has its batch, and gives the same loss with the parameters from before."""
+
+    class Damaged(Rectangles):
+        def __getitem__(self, index):
+            image, target = super().__getitem__(index)
+            if index == 3:
+                image[0, 5, 5] = float("nan")
+            return image, target
+
+    dataset, model, states = Damaged(6, 64), small_model(), {}
+
+    def keep(step, losses):
+        states[step] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    with pytest.raises(NonFiniteError, match=r"The batch that caused it is in .*failed_step_000\d+\.pt$") as caught:
+        run(tmp_path, replace(CONFIG, steps=3), dataset=dataset, model=model, on_step=keep)
+    path = Path(str(caught.value).rpartition(" ")[2])
+    failed = load_failed_step(path)
+    assert path.name == f"failed_step_{failed.step:06d}.pt"
+    assert f"step {failed.step} is not finite" in failed.message
+    damaged = [index for index, image in enumerate(failed.images) if image.isnan().any()]
+    assert len(damaged) == 1
+    assert torch.equal(failed.targets[damaged[0]]["boxes"], dataset[3][1]["boxes"])
+    assert math.isnan(failed.losses["loss"])
+    if failed.step > 1:
+        assert_same(failed.state, states[failed.step - 1])
+    assert all(tensor.isfinite().all() for tensor in failed.state.values())
+    again = failed.replay()
+    assert again.keys() == failed.losses.keys() - {"loss"}
+    assert again == pytest.approx({name: failed.losses[name] for name in again}, abs=0, rel=0, nan_ok=True)
+    failed.images = [image.nan_to_num(0.5) for image in failed.images]
+    assert all(map(math.isfinite, failed.replay().values()))
+
+
+def test_a_failed_step_is_told_from_other_files(tmp_path):
+    torch.save({"step": 1}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"other\.pt is no failed step: expected the entries config, images"):
+        load_failed_step(tmp_path / "other.pt")
+
+
+def test_a_failed_step_changes_no_running_statistics(tmp_path):
+    """BatchNorm takes notice of the images before their loss is known; a failure takes that back."""
+    backbone = WithBatchNorm()
+    model = small_model(backbone=backbone)
+    with torch.no_grad():
+        model.head.score.bias[1] = float("nan")
+    before = backbone.norm.running_mean.clone()
+    with pytest.raises(NonFiniteError):
+        run(tmp_path, replace(CONFIG, freeze_bn=False), model=model)
+    assert torch.equal(backbone.norm.running_mean, before)
+    failed = load_failed_step(tmp_path / "failed_step_000001.pt")
+    assert torch.equal(failed.state["extractor.norm.running_mean"], before)
+    with pytest.raises(ValueError, match="backbone"):
+        failed.build_model()
+    assert failed.build_model(backbone=WithBatchNorm()).head.score.bias[1].isnan()
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_batch_norm_learns_where_it_is_not_frozen(tmp_path, frozen):
+    backbone = WithBatchNorm()
+    run(tmp_path, replace(CONFIG, steps=1, freeze_bn=frozen), model=small_model(backbone=backbone))
+    assert backbone.norm.running_mean.any() == (not frozen)
+
+
+def test_frozen_parameters_stay(tmp_path):
+    model = small_model()
+    frozen = [model.extractor[0][0].weight, model.extractor[1][0].weight]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    before = [parameter.clone() for parameter in frozen]
+    free = model.rpn.conv1.weight.clone()
+    run(tmp_path, replace(CONFIG, steps=2, weight_decay=0.5), model=model)
+    assert all(torch.equal(parameter, was) for parameter, was in zip(frozen, before, strict=True))
+    assert not torch.equal(model.rpn.conv1.weight, free)
+
+
+def test_gradients_are_clipped():
+    """With SGD without momentum or decay, the first update is as long as the rate times the bound."""
+    dataset = Rectangles(2, 64)
+    images, targets = zip(*(dataset[i] for i in range(2)), strict=True)
+    moved = {}
+    for bound in (0.25, 0.5, None):
+        model = small_model()
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        config = TrainConfig(
+            steps=1, optimizer="sgd", momentum=0, weight_decay=0, lr=0.5, warmup_steps=0, schedule="constant",
+            clip_grad_norm=bound,
+        )  # fmt: skip
+        Stepper(model.train(), config, 1)(list(images), list(targets), 0)
+        steps = [now.detach() - was for now, was in zip(model.parameters(), before, strict=True)]
+        moved[bound] = float(torch.cat([step.flatten() for step in steps]).norm())
+    assert moved[0.25] == pytest.approx(0.5 * 0.25, rel=1e-3)
+    assert moved[0.5] == pytest.approx(0.5 * 0.5, rel=1e-3)
+    assert moved[None] > 0.5
+
+
+@pytest.mark.parametrize("system", ["classic_vgg16", "resnet50_c4_sigmoid", "resnet50_c4", "stepwise_vgg16"])
+def test_mixed_precision_on_the_cpu(tmp_path, system):
+    """bfloat16: losses near those of float32 but not the same, parameters float32, and repeatable."""
+    config, models = replace(CONFIG, steps=2), []
+    size = {"image_size": (64, 64)} if system == "stepwise_vgg16" else {"min_size": 64, "max_size": 64}
+    for precision in ("float32", "bfloat16", "bfloat16"):
+        torch.manual_seed(0)
+        model = fasterrcnn.build(
+            system, num_classes=3, backbone="tiny", rpn_post_nms_top_n=(50, 30), roi_samples=16, **size
+        )
+        history = run(
+            tmp_path / str(len(models)), replace(config, precision=precision), model=model, dataset=Rectangles(4, 64)
+        )[1]
+        models.append((history, model))
+    exact, mixed, again = (history for history, _ in models)
+    assert mixed == again
+    assert mixed[1] != exact[1]
+    assert mixed[1] == pytest.approx(exact[1], rel=0.1, abs=0.02)
+    assert {parameter.dtype for parameter in models[1][1].parameters()} == {torch.float32}
+
+
+def test_half_precision_needs_a_card(tmp_path):
+    with pytest.raises(ValueError, match="'float16' needs CUDA, the model is on cpu; 'bfloat16' runs there"):
+        run(tmp_path, replace(CONFIG, precision="float16"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_mixed_precision_on_a_card(tmp_path, precision):
+    exact = run(tmp_path / "a", model=small_model().cuda())[1]
+    mixed = run(tmp_path / "b", replace(CONFIG, precision=precision), model=small_model().cuda())[1]
+    assert mixed[6] == pytest.approx(exact[6], rel=0.2, abs=0.05)
+
+
+def test_evaluating_on_the_way_changes_nothing(tmp_path, uninterrupted):
+    model = small_model()
+    image = Rectangles(1, 64)[0][0]
+    parameters, history = run(tmp_path, model=model, on_step=lambda *_: model.detect([image]))
+    assert history == uninterrupted[1]
+    assert_same(parameters, uninterrupted[0])
+
+
+def test_the_bar_shows_every_loss_and_the_rate():
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=200)
+    losses = {"loss_objectness": 0.25, "loss_box_reg": 1.5, "loss": 1.75}
+    with TrainingProgress(True, console) as bar:
+        bar.update(bar.add_task("training", total=10), completed=3)
+        bar.report(losses, 2e-3)
+        bar.refresh()
+    assert "3/10" in text.getvalue()
+    assert "loss 1.750 = objectness 0.250 + box_reg 1.500, rate 2.0e-03" in text.getvalue()
+    silent = io.StringIO()
+    with TrainingProgress(True, Console(file=silent, force_terminal=False)) as bar:
+        bar.report(losses, 2e-3)
+    assert silent.getvalue().strip() == ""
 
 
 def test_infinite_gradient_is_an_error_that_says_so(tmp_path):
@@ -270,6 +441,28 @@ def test_learning_rate():
     assert learning_rate(replace(config, schedule="constant"), 99, 100) == 1.0
 
 
+def test_learning_rate_in_steps():
+    config = TrainConfig(steps=20, lr=0.8, warmup_steps=4, schedule="multistep", milestones=(10, 15), gamma=0.5)
+    rates = [learning_rate(config, step, 20) for step in range(20)]
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8] + [0.8] * 6 + [0.4] * 5 + [0.2] * 5)
+
+
+def test_the_optimizer_follows_the_schedule():
+    """What the loop hands the optimiser, step by step."""
+    config = TrainConfig(
+        steps=4, batch_size=2, optimizer="sgd", lr=0.01, warmup_steps=2, schedule="multistep", milestones=(3,)
+    )
+    model, rates = small_model(), []
+    stepper = Stepper(model.train(), config, 4)
+    dataset = Rectangles(2, 64)
+    images, targets = zip(*(dataset[i] for i in range(2)), strict=True)
+    for step in range(4):
+        stepper(list(images), list(targets), step)
+        rates.append({group["lr"] for group in stepper.optimizer.param_groups})
+    assert all(len(groups) == 1 for groups in rates)
+    assert [rate for groups in rates for rate in groups] == pytest.approx([0.005, 0.01, 0.01, 0.001])
+
+
 def test_classic_recipe():
     """The paper's numbers: SGD, rate 0.001, momentum 0.9, decay 0.0005, one image per step."""
     config = TrainConfig.classic(steps=1)
@@ -290,7 +483,13 @@ def test_classic_recipe():
         ({"steps": 1, "lr": -1.0}, "lr must be positive, got -1"),
         ({"steps": 1, "num_workers": -1}, "num_workers must not be negative"),
         ({"steps": 1, "optimizer": "lion"}, "'adamw' or 'sgd', got 'lion'"),
-        ({"steps": 1, "schedule": "step"}, "'cosine' or 'constant', got 'step'"),
+        ({"steps": 1, "schedule": "step"}, "'cosine', 'multistep' or 'constant', got 'step'"),
+        ({"steps": 1, "precision": "half"}, "'float32', 'bfloat16' or 'float16', got 'half'"),
+        ({"steps": 1, "momentum": 1.0}, "momentum must be in 0…1"),
+        ({"steps": 1, "schedule": "multistep"}, "milestones belong to the schedule 'multistep', which needs some"),
+        ({"steps": 1, "milestones": (5,)}, "milestones belong to the schedule 'multistep'"),
+        ({"steps": 1, "schedule": "multistep", "milestones": (5, 5)}, "milestones must be ascending"),
+        ({"steps": 1, "clip_grad_norm": 0.0}, "clip_grad_norm must be positive"),
     ],
 )
 def test_bad_configurations(arguments, message):

@@ -6,6 +6,7 @@ cases. A case is a function without arguments that returns tensors; it draws its
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -72,7 +73,44 @@ def detections_family() -> Iterator[Tensor]:
                 )
 
 
+def anchors() -> Iterator[Tensor]:
+    for dtype in (torch.float32, torch.float64):
+        for feature_size in ((1, 1), (3, 7), (50, 84), (1, 33)):
+            for count in (1, 3, 5):
+                cells = support.random_boxes(count, dtype=dtype, generator=seeded(count))
+                yield fasterrcnn_ops.grid_anchors(cells, feature_size, (15.9, 4.0), offset=0.3)
+
+
+def box_coding() -> Iterator[Tensor]:
+    for dtype in (torch.float32, torch.float64):
+        for count, per_anchor in ((1, 1), (17, 1), (9000, 1), (50, 3), (200, 91)):
+            anchors = support.random_boxes(count, dtype=dtype, generator=seeded(1))
+            boxes = support.random_boxes(count, dtype=dtype, generator=seeded(2))
+            deltas = torch.randn(count, 4 * per_anchor, dtype=dtype, generator=seeded(3)) * 3
+            deltas[::7, 2] = -math.inf
+            deltas[::5, 3] = math.nan
+            deltas[::3, 1] = 1e30
+            for image_size in (None, (480, 640)):
+                yield fasterrcnn_ops.decode_boxes(deltas, anchors, (10, 10, 5, 5), clip=9.0, image_size=image_size)
+            yield fasterrcnn_ops.encode_boxes(boxes, anchors, (10, 10, 5, 5), inclusive=True)
+            yield fasterrcnn_ops.encode_boxes(deltas[:, :4], anchors)
+
+
+def matching() -> Iterator[Tensor]:
+    for dtype in (torch.float32, torch.float64):
+        for targets, boxes in ((1, 1), (3, 17), (20, 5000), (150, 800)):
+            truth = support.random_boxes(targets, dtype=dtype, generator=seeded(1))
+            found = torch.cat((support.random_boxes(boxes, dtype=dtype, generator=seeded(2)), truth))
+            for allow_low_quality in (False, True):
+                yield fasterrcnn_ops.match_boxes(
+                    truth, found, high_threshold=0.7, low_threshold=0.3, allow_low_quality=allow_low_quality
+                )
+
+
 CASES: dict[str, Callable[[], Iterator[Tensor]]] = {
+    "anchors": anchors,
+    "box_coding": box_coding,
+    "matching": matching,
     "nms": nms_family,
     "proposals": proposals_family,
     "detections": detections_family,

@@ -1,4 +1,4 @@
-"""The command ``fasterrcnn``."""
+"""``fasterrcnn detect``: pictures in, annotated pictures and JSON out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+
+from fasterrcnn.cli.common import console, errors, load_detector
 
 if TYPE_CHECKING:
     from fasterrcnn.types import Detections
@@ -17,68 +18,7 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 _MARK = "_detections"  # ends the names of what we write, so that a folder can be run twice
 
-app = typer.Typer(
-    help="Faster R-CNN detectors.", no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False
-)
-console = Console()
-errors = Console(stderr=True)
 
-
-def main() -> None:
-    """Entry point of the console script."""
-    app()
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from fasterrcnn import __version__
-
-        console.print(f"fasterrcnn {__version__}", highlight=False)
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Faster R-CNN detectors."""
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the annotated pictures.", file_okay=False)] = Path(
-        "demo_output"
-    ),
-    train: Annotated[bool, typer.Option("--train", help="Retrain from scratch first; takes minutes.")] = False,
-    weights: Annotated[
-        Path | None, typer.Option(help="Weights to use instead of the shipped ones.", exists=True, dir_okay=False)
-    ] = None,
-) -> None:
-    """Detect objects on the shipped photographs, measure the detector, time the operators.
-
-    Downloads nothing. Exit code 1 when the numbers fall short of what the project promises.
-    """
-    if train and weights is not None:
-        raise typer.BadParameter("--train makes weights of its own: leave one of the two out", param_hint="--weights")
-    from fasterrcnn.demo import run_demo
-
-    try:
-        report = run_demo(out, weights=weights, train=train, console=console)
-    except (OSError, ValueError) as error:
-        errors.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as interruption:
-        errors.print(str(interruption) or "Stopped.", markup=False, highlight=False)
-        raise typer.Exit(130) from interruption
-    for problem in report.shortfalls():
-        errors.print(f"Fell short: {problem}.", style="red", markup=False, highlight=False)
-    if report.shortfalls():
-        raise typer.Exit(1)
-
-
-@app.command()
 def detect(
     images: Annotated[
         list[str], typer.Argument(help="Pictures, folders of pictures, or quoted patterns such as 'photos/*.jpg'.")
@@ -96,19 +36,12 @@ def detect(
 
     A picture that cannot be read is reported and skipped, the others are done, and the exit code is 1.
     """
-    from fasterrcnn import checkpoints
     from fasterrcnn.data.transforms import read_image
     from fasterrcnn.visualize import draw
 
     if weights is None:
         from fasterrcnn.demo.recipe import WEIGHTS as weights
-    _check_device(device)
-    try:
-        model = checkpoints.load_model(weights, device=device)
-    except (OSError, ValueError, RuntimeError) as error:
-        missing = not Path(weights).is_file()
-        reason = f"no such file: {weights}" if missing else f"cannot load {weights}: {error}"
-        raise typer.BadParameter(reason, param_hint="--weights") from error
+    model = load_detector(weights, device)
     names = model.class_names or ()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -132,15 +65,6 @@ def detect(
     if failed or not done:
         errors.print(f"{done} done, {failed} skipped.", markup=False, highlight=False)
         raise typer.Exit(1)
-
-
-def _check_device(name: str) -> None:
-    import torch
-
-    try:
-        torch.zeros(1, device=name).tolist()  # "meta" makes tensors, but none with values
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA raises an AssertionError
-        raise typer.BadParameter(f"{name}: {str(error).splitlines()[0]}", param_hint="--device") from error
 
 
 def as_record(

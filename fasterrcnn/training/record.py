@@ -1,0 +1,96 @@
+"""The numbers of a training in files: one line of JSON per step or evaluation, and curves for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+LOG = "log.jsonl"
+CURVES = "tensorboard"
+
+
+class Recorder:
+    """Writes ``log.jsonl`` and, where the ``tensorboard`` package is installed, the folder ``tensorboard``.
+
+    A resumed run goes on writing where its checkpoint was; what an interrupted run wrote after it is dropped.
+
+    Args:
+        out_dir: Folder of the run; made when missing.
+        first_step: Steps done before; 0 begins anew.
+        curves: False for no TensorBoard.
+
+    Attributes:
+        has_curves: Whether TensorBoard's files are written.
+    """
+
+    def __init__(self, out_dir: Path, first_step: int = 0, *, curves: bool = True) -> None:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        path = out_dir / LOG
+        kept = [entry for entry in read_log(path) if entry["step"] <= first_step] if first_step else []
+        self._file = path.open("w", encoding="utf-8")
+        for entry in kept:
+            self._write(entry)
+        self._file.flush()
+        self._writer = _summary_writer(out_dir / CURVES, first_step) if curves else None
+        self.has_curves = self._writer is not None
+
+    def step(self, step: int, losses: dict[str, float], rate: float) -> None:
+        """Notes a training step: its number (1 for the first), its losses and its learning rate."""
+        self._note("train", step, {**losses, "lr": rate})
+
+    def evaluation(self, step: int, numbers: dict[str, float]) -> None:
+        """Notes an evaluation after a step."""
+        self._note("eval", step, numbers)
+        self.flush()
+
+    def flush(self) -> None:
+        """Puts everything on the disk."""
+        self._file.flush()
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Ends the files."""
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _note(self, kind: str, step: int, numbers: dict[str, float]) -> None:
+        self._write({"kind": kind, "step": step, **numbers})
+        if self._writer is not None:
+            for name, value in numbers.items():
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        self._file.write(json.dumps(entry) + "\n")
+
+
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a ``log.jsonl``: ``kind`` ("train" or "eval"), ``step``, and numbers by name.
+
+    A last line that was cut off by an interruption is left out; without the file there are none.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise
+
+
+def _summary_writer(folder: Path, first_step: int) -> Any:
+    """torch's writer, or None without the package it needs."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)

@@ -1,0 +1,207 @@
+"""A whole training from a configuration: data, detector, evaluation on the way, and everything written to one folder.
+
+The folder gets ``config.toml``, ``model.safetensors`` (the last weights), ``best.safetensors`` (the best of all
+evaluations), ``checkpoint.pt``, ``log.jsonl``, ``tensorboard/`` and, at the end, ``evaluation.json``.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from fasterrcnn import checkpoints
+from fasterrcnn.build import build
+from fasterrcnn.config import RunConfig, read_config, to_toml
+from fasterrcnn.data.catalog import open_dataset
+from fasterrcnn.data.dataset import DetectionDataset
+from fasterrcnn.evaluation.report import as_table
+from fasterrcnn.evaluation.run import Evaluation, evaluate
+from fasterrcnn.training.display import in_words
+from fasterrcnn.training.loop import CHECKPOINT, WEIGHTS, checkpoint_step, train
+from fasterrcnn.training.record import CURVES, LOG, Recorder, read_log
+from fasterrcnn.training.schedule import learning_rate
+
+CONFIG = "config.toml"
+BEST = "best.safetensors"
+EVALUATION = "evaluation.json"
+LINES = 20  # of progress where there is no terminal for a bar
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a training reached.
+
+    Attributes:
+        steps: Optimiser steps, earlier runs included.
+        seconds: Duration of this run, evaluation included.
+        evaluation: Of the last weights on the validation set.
+        weights: The last weights.
+        best: The weights that were best in an evaluation, by mAP@0.5.
+        best_step: After which step those were.
+    """
+
+    steps: int
+    seconds: float
+    evaluation: Evaluation
+    weights: Path
+    best: Path
+    best_step: int
+
+
+def build_detector(config: RunConfig, num_classes: int) -> nn.Module:
+    """The untrained detector of a configuration, with initial weights seeded by ``train.seed``.
+
+    Raises:
+        ValueError: The system refuses an argument.
+    """
+    torch.manual_seed(config.train.seed)
+    try:
+        return build(config.system, num_classes=num_classes, backbone=config.backbone, **config.model)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"model: {config.system} cannot be built: {error}") from error
+
+
+def open_split(config: RunConfig, split: str) -> DetectionDataset:
+    """The "train" or "val" data set of a configuration."""
+    data = config.data
+    length = data.train_images if split == "train" else data.eval_images
+    return open_dataset(data.name, split, length, seed=data.seed, size=data.size)
+
+
+def run_training(
+    config: RunConfig,
+    out_dir: Path,
+    *,
+    resume: bool = True,
+    device: str = "cpu",
+    console: Console | None = None,
+) -> RunResult:
+    """Trains and evaluates.
+
+    Args:
+        config: Everything about it.
+        out_dir: Folder for what is written; made when missing.
+        resume: Go on from a checkpoint in ``out_dir`` if there is one; otherwise begin anew and replace what is there.
+        device: Where to train.
+        console: Where to tell it; by default standard error.
+
+    Raises:
+        ValueError: A configuration its system refuses, or another one than the checkpoint's.
+        NonFiniteError: See :func:`fasterrcnn.training.loop.train`.
+        KeyboardInterrupt: Stopped by Ctrl-C; the same call goes on.
+    """
+    start = time.perf_counter()
+    console = console or Console(stderr=True)
+    out_dir = Path(out_dir)
+    training, validation = open_split(config, "train"), open_split(config, "val")
+    model = build_detector(config, len(training.class_names)).to(device)
+    first = checkpoint_step(out_dir / CHECKPOINT) if resume else 0
+    if first:
+        _check_same_run(out_dir / CONFIG, config)
+    else:
+        _forget(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    (out_dir / CONFIG).write_text(to_toml(config), encoding="utf-8")
+    total = config.train.total_steps(len(training))
+    every = _evaluation_interval(config, len(training))
+    with Recorder(out_dir, first) as recorder:
+        if not recorder.has_curves:
+            console.print(
+                f"No TensorBoard curves, the package tensorboard is missing (pip install tensorboard); {LOG} has the "
+                "same numbers.",
+                highlight=False,
+                soft_wrap=True,
+            )
+        judge = _Judge(model, validation, config, out_dir, recorder, first)
+
+        def on_step(step: int, losses: dict[str, float]) -> None:
+            rate = learning_rate(config.train, step - 1, total)
+            recorder.step(step, losses, rate)
+            if not console.is_terminal and (step % max(1, total // LINES) == 0 or step == total):
+                console.print(f"step {step}/{total}: {in_words(losses, rate)}", highlight=False, soft_wrap=True)
+            if step != total and every and step % every == 0:
+                found = judge(step)
+                console.print(f"step {step}/{total}: mAP@0.5 {found.voc.mean:.3f} on the validation set")
+            if step % config.train.checkpoint_every == 0:
+                recorder.flush()
+
+        result = train(model, training, out_dir, config.train, resume=resume, on_step=on_step, console=console)
+        final = judge(result.steps)
+    final.save(out_dir / EVALUATION)
+    console.print(as_table(final))
+    return RunResult(
+        result.steps, time.perf_counter() - start, final, out_dir / WEIGHTS, out_dir / BEST, judge.best_step
+    )
+
+
+class _Judge:
+    """Evaluates, notes the result, and keeps the best weights."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: DetectionDataset,
+        config: RunConfig,
+        out_dir: Path,
+        recorder: Recorder,
+        first: int,
+    ) -> None:
+        self.model, self.dataset, self.config, self.recorder = model, dataset, config.eval, recorder
+        self.path = out_dir / BEST
+        self.best, self.best_step = -1.0, 0
+        if self.path.exists():  # earlier evaluations count, up to the checkpoint
+            for entry in read_log(out_dir / LOG):
+                if entry["kind"] == "eval" and entry["step"] <= first and entry["map_50"] > self.best:
+                    self.best, self.best_step = entry["map_50"], entry["step"]
+
+    def __call__(self, step: int) -> Evaluation:
+        options = self.config
+        found = evaluate(
+            self.model, self.dataset, batch_size=options.batch_size, score_threshold=options.score_threshold
+        )
+        score = 0.0 if math.isnan(found.voc.mean) else found.voc.mean
+        self.recorder.evaluation(step, {"map_50": score, "map_coco": _number(found.coco.mean)})
+        if score > self.best:
+            self.best, self.best_step = score, step
+            checkpoints.save(self.model, self.path)
+        return found
+
+
+def _number(value: float) -> float:
+    return 0.0 if math.isnan(value) else value
+
+
+def _evaluation_interval(config: RunConfig, images: int) -> int:
+    """Steps between evaluations on the way; 0 for none."""
+    if config.eval.every_steps is not None:
+        return config.eval.every_steps
+    if config.eval.every_epochs is not None:
+        return config.eval.every_epochs * max(1, images // config.train.batch_size)
+    return 0
+
+
+def _check_same_run(path: Path, config: RunConfig) -> None:
+    """Refuses to go on with another system or other data; the loop itself compares the settings of the training."""
+    if not path.exists():
+        return
+    then = read_config(path)
+    now = replace(config, train=then.train, eval=then.eval)
+    if replace(now, data=replace(now.data, eval_images=then.data.eval_images)) != then:
+        raise ValueError(
+            f"{path} is of another run (its system, model or data differ). Use the same ones to go on, another folder, "
+            "or --no-resume to begin anew"
+        )
+
+
+def _forget(out_dir: Path) -> None:
+    """Removes what an earlier run of another kind left, so that nothing of it is taken for this one's."""
+    for name in (CHECKPOINT, WEIGHTS, BEST, LOG, EVALUATION):
+        (out_dir / name).unlink(missing_ok=True)
+    shutil.rmtree(out_dir / CURVES, ignore_errors=True)

@@ -153,6 +153,8 @@ def _select_detections_fake(class_logits, box_deltas, proposals, count, image_si
     )
 
 
-@torch.library.impl("fasterrcnn_ops::select_detections", "CUDA")
 def _select_detections_cuda(*arguments):
     return compose(*arguments, nms_padded)
+
+
+torch.library.impl("fasterrcnn_ops::select_detections", "CUDA", _select_detections_cuda)

@@ -85,9 +85,7 @@ def compose(
         return boxes, boxes.isfinite().all(dim=2) & (sides >= min_side[..., None]).all(dim=2)
 
     selected = []
-    for level, (logits, maps, cells, stride) in enumerate(
-        zip(objectness, deltas, cell_anchors, strides, strict=True)
-    ):
+    for level, (logits, maps, cells, stride) in enumerate(zip(objectness, deltas, cell_anchors, strides, strict=True)):
         anchors = grid_anchors(cells.to(dtype), tuple(logits.shape[2:]), stride, offset=anchor_offset)  # [N, 4]
         anchors = anchors.expand(batch, -1, -1)
         logits = logits.to(dtype).permute(0, 2, 3, 1).flatten(1)  # [B, N] in the order (y W + x) A + a

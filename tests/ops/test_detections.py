@@ -12,7 +12,7 @@ from head_outputs import SIZES, head_outputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fasterrcnn_ops import box_iou, select_detections, select_detections_with_proposal
+from fasterrcnn_ops import box_iou, detections, select_detections, select_detections_with_proposal
 from fasterrcnn_ops.reference import detections as ref
 
 PLAIN = {"score_threshold": 0.05, "nms_threshold": 0.5, "max_detections": 30}
@@ -63,7 +63,7 @@ def detect(probabilities=PROBABILITIES, boxes=BOXES, deltas=None, device="cpu", 
 
 
 def test_by_hand(device):
-    """The second box loses to the first (IoU 0.905) in either class; 0.05 drops the last; a box may be two detections."""
+    """The second box loses to the first (IoU 0.905) in either class; 0.05 drops the last; a box may be found twice."""
     boxes, labels, scores, proposal = detect(device=device)
     assert labels.tolist() == [1, 2, 2, 1]
     assert proposal.tolist() == [0, 2, 0, 2]
@@ -158,7 +158,9 @@ def test_mixed_dtypes(device):
     assert found[0].dtype == found[2].dtype == torch.float32
     assert_same(found, ref.select_detections_with_proposal(*arguments, **PLAIN))
     arguments = (logits, deltas.half(), proposals.double(), count, SIZES.to(device))
-    assert_same(select_detections_with_proposal(*arguments, **PLAIN), ref.select_detections_with_proposal(*arguments, **PLAIN))
+    assert_same(
+        select_detections_with_proposal(*arguments, **PLAIN), ref.select_detections_with_proposal(*arguments, **PLAIN)
+    )
 
 
 @settings(deadline=None, max_examples=60)
@@ -233,9 +235,8 @@ def test_slots_beyond_count_are_not_read(device):
 def test_any_count(device, used):
     """Clamped to 0…K: nothing is read outside."""
     logits, deltas, proposals, _ = head_outputs(device=device)
-    count = select_detections(
-        logits, deltas, proposals, torch.tensor(used, device=device), SIZES.to(device), **PLAIN
-    )[3]
+    used_slots = torch.tensor(used, device=device)
+    count = select_detections(logits, deltas, proposals, used_slots, SIZES.to(device), **PLAIN)[3]
     assert (count > 0).tolist() == [False, used[1] > 0]
 
 
@@ -243,6 +244,26 @@ def test_bad_values_are_not_detected(device):
     deltas = torch.zeros(2, 8, device=device)
     deltas[1, 4] = math.nan
     assert len(detect(torch.tensor([[1.0, math.nan], [0.1, 0.9]]), BOXES[:2], deltas, device=device)[0]) == 0
+
+
+# --- the composition that stands in where there is no kernel ----------------------------------------------------------
+
+
+@over_systems
+def test_composition_of_operators_is_the_same(rules):
+    """What CUDA runs, here on the CPU."""
+    outputs = (*head_outputs(values="ties"), SIZES)
+    found = detections._select_detections_cuda(
+        *outputs,
+        rules["score_threshold"],
+        rules["nms_threshold"],
+        rules["max_detections"],
+        rules.get("weights", (10.0, 10.0, 5.0, 5.0)),
+        rules.get("inclusive", False),
+        1e-2,
+        rules.get("candidates_per_class"),
+    )
+    assert_same(found, select_detections_with_proposal(*outputs, **rules))
 
 
 # --- inside torch ----------------------------------------------------------------------------------------------------

@@ -80,6 +80,7 @@ def numpy_module() -> Iterator[Tensor]:
     arrays = [
         ops.nms(boxes, scores, 0.4),
         ops.batched_nms(boxes, scores, random_ids(700, seeded(1), 5).numpy(), 0.4),
+        *ops.soft_nms(boxes, scores),
         ops.box_iou(boxes, boxes[:99]),
         ops.encode_boxes(boxes, boxes[::-1]),
         ops.decode_boxes(boxes / 100, boxes, image_size=(30, 40)),

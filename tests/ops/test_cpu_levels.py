@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import rpn_maps
 import support
 import torch
+from head_outputs import SIZES, head_outputs
 from nms_scenes import SCENES, of_all_sizes, random_ids, seeded
 from torch import Tensor
 
@@ -35,6 +37,41 @@ def nms_family() -> Iterator[Tensor]:
                     yield fasterrcnn_ops.nms(boxes, scores, threshold)
                     yield fasterrcnn_ops.batched_nms(boxes, scores, ids, threshold)
                     yield from fasterrcnn_ops.nms_padded(boxes, scores, iou_threshold=threshold, max_output=50)
+
+
+def proposals_family() -> Iterator[Tensor]:
+    sizes = torch.tensor([[160, 235], [150, 240]])
+    for values in ("ordinary", "ties", "hostile"):
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            for layout in rpn_maps.LAYOUTS.values():
+                objectness, deltas, cells = rpn_maps.maps_of(rpn_maps.PYRAMID, dtype=dtype, values=values)
+                arguments = ([layout(m) for m in objectness], [layout(m) for m in deltas], cells)
+                for pre, before in ((20, False), (200, True), (3000, False)):
+                    yield from fasterrcnn_ops.generate_proposals(
+                        *arguments,
+                        rpn_maps.PYRAMID_STRIDES,
+                        sizes,
+                        pre_nms_top_n=pre,
+                        post_nms_top_n=300,
+                        nms_threshold=0.7,
+                        min_size=9.0,
+                        filter_before_topk=before,
+                    )
+
+
+def detections_family() -> Iterator[Tensor]:
+    for values in ("ordinary", "ties", "hostile"):
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            outputs = head_outputs(2, 300, 20, dtype=dtype, values=values)
+            for per_class in (None, 5):
+                yield from fasterrcnn_ops.select_detections_with_proposal(
+                    *outputs,
+                    SIZES,
+                    score_threshold=0.05,
+                    nms_threshold=0.5,
+                    max_detections=200,
+                    candidates_per_class=per_class,
+                )
 
 
 def numpy_module() -> Iterator[Tensor]:
@@ -103,6 +140,8 @@ CASES: dict[str, Callable[[], Iterator[Tensor]]] = {
     "box_coding": box_coding,
     "matching": matching,
     "nms": nms_family,
+    "proposals": proposals_family,
+    "detections": detections_family,
     "numpy": numpy_module,
     "soft_nms": soft_nms,
 }

@@ -8,17 +8,16 @@ namespace {
 constexpr int64_t kPoolBlock = 64;  // channels of an item
 constexpr int64_t kPoolRois = 16;   // RoIs of an item
 
-// float, bfloat16 and float16, by the kernels of the CPU level in use. Items are (channel block, some RoIs), the RoIs of
-// a block one after another where the map is contiguous, so that its planes stay in the cache; blocks of channels_last
-// are the whole pixel.
+// float, bfloat16 and float16, by the kernels of the CPU level in use. Items are (channel block, some RoIs), the RoIs
+// of a block one after another where the map is contiguous, so that its planes stay in the cache; blocks of
+// channels_last are the whole pixel.
 template <typename scalar_t>
 void pool_by_level(const scalar_t* input, const float* rois, const RoiPoolParams& p, scalar_t* output,
                    int64_t* argmax) {
   constexpr int kStorage = std::is_same_v<scalar_t, float> ? 0 : std::is_same_v<scalar_t, BFloat16> ? 1 : 2;
   const RoiPoolKernels& kernels = roi_pool_kernels();
   const auto kernel = (p.channels_last ? kernels.forward_channels_last : kernels.forward_contiguous)[kStorage];
-  const RoiPoolJob job{input,          p.channels, p.height, p.width, p.pooled_height,
-                       p.pooled_width, output,     argmax};
+  const RoiPoolJob job{input, p.channels, p.height, p.width, p.pooled_height, p.pooled_width, output, argmax};
   const int64_t block = p.channels_last ? std::max<int64_t>(p.channels, 1) : kPoolBlock;
   const int64_t blocks = (p.channels + block - 1) / block, groups = (p.num_rois + kPoolRois - 1) / kPoolRois;
   parallel_for(blocks * groups, 1, [&](int64_t begin, int64_t end) {

@@ -197,7 +197,8 @@ void roi_pool_backward_range(const scalar_t* grad,   // [K, C, PH, PW]
     const int64_t last = std::min(p.channels, first + block);
     T* const grad_maps = grad_input + image * map.image;
     if (p.channels_last) {
-      for (int64_t i = 0; i < pixels; ++i) std::fill(grad_maps + i * map.pixel + first, grad_maps + i * map.pixel + last, T(0));
+      for (int64_t i = 0; i < pixels; ++i)
+        std::fill(grad_maps + i * map.pixel + first, grad_maps + i * map.pixel + last, T(0));
     } else {
       std::fill(grad_maps + first * map.channel, grad_maps + last * map.channel, T(0));
     }

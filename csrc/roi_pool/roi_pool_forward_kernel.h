@@ -4,8 +4,8 @@
 //
 // Contiguous: per channel and row of bins, lanes are first columns, then bins:
 //
-//   map rows of the bins   -- compared down the columns -->   tile: maximum of every column of the window, and its pixel
-//   columns of a bin       -- one pick per column -->         lanes = bins: maximum, and its pixel
+//   map rows of the bins   -- compared down the columns -->   tile: maximum of every column of the window, and its
+//   pixel columns of a bin       -- one pick per column -->         lanes = bins: maximum, and its pixel
 //
 // The first of equal maxima in row-major order wins. Down a column that is the first met; between columns it is the one
 // with the smaller pixel number. NaN never compares greater, so it never wins; where nothing is above the lowest float
@@ -69,8 +69,7 @@ FRCNN_INLINE void compare_columns(const scalar_t* window, int64_t width, int32_t
     for (int v = 0; v < kWidth; ++v) {
       const Ints at = best_row[v] * static_cast<int32_t>(width) + column + (begin + v) * kFloats;
       store(values + (begin + v) * kFloats, best[v]);
-      store(pixels + (begin + v) * kFloats,
-            select(less(best_row[v], Ints{}), broadcast<int32_t>(-1), at));
+      store(pixels + (begin + v) * kFloats, select(less(best_row[v], Ints{}), broadcast<int32_t>(-1), at));
     }
   }
 }
@@ -103,8 +102,8 @@ void pool_window(const RoiPoolJob& job, const RoiPoolPlan& plan, int64_t first_c
   Ints lane;
   for (int i = 0; i < kFloats; ++i) lane[i] = i;
   const Ints column = lane + plan.first_column;
-  const scalar_t* window = static_cast<const scalar_t*>(job.input) +
-                           (plan.image * job.channels + first_channel) * plane + plan.first_column;
+  const scalar_t* window =
+      static_cast<const scalar_t*>(job.input) + (plan.image * job.channels + first_channel) * plane + plan.first_column;
   scalar_t* output = static_cast<scalar_t*>(job.output) + (plan.roi * job.channels + first_channel) * bins;
   int64_t* argmax = job.argmax + (plan.roi * job.channels + first_channel) * bins;
   for (int64_t c = 0; c < channels; ++c, window += plane) {

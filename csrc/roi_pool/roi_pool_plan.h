@@ -58,10 +58,14 @@ class RoiPoolPlanner {
     // Whole vectors where the map is wide enough for them, moved left where they would reach across its border.
     const int64_t covered = std::max<int64_t>(high - low, 0), whole = (covered + lanes_ - 1) / lanes_ * lanes_;
     const int64_t span = whole <= p_.width ? whole : covered;
-    return {k,     static_cast<int32_t>(std::max<int64_t>(image, 0)),
-            rows_.data(), rows_.data() + p_.pooled_height,
-            begin, count,
-            most_.data(), static_cast<int32_t>(std::min(low, p_.width - span)),
+    return {k,
+            static_cast<int32_t>(std::max<int64_t>(image, 0)),
+            rows_.data(),
+            rows_.data() + p_.pooled_height,
+            begin,
+            count,
+            most_.data(),
+            static_cast<int32_t>(std::min(low, p_.width - span)),
             static_cast<int32_t>(span)};
   }
 

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import rpn_maps
 import support
 import torch
-from nms_scenes import SCENES, random_ids, seeded
+from head_outputs import SIZES, head_outputs
+from nms_scenes import SCENES, of_all_sizes, random_ids, seeded
 from pyramid_scenes import CANONICAL_LEVEL, CANONICAL_SCALE, SCALES, pyramid, rois_of_all_sizes
 from roi_scenes import MEMORY_FORMATS, SCALE, feature_map
 from roi_scenes import SCENES as ROI_SCENES
@@ -23,13 +25,14 @@ from roi_scenes import seeded as roi_seeded
 from torch import Tensor
 
 import fasterrcnn_ops
+import fasterrcnn_ops.numpy as ops
 from fasterrcnn_ops import _library
 
 # --- the cases: one function per operator family, a line in the table -------------------------------------------------
 
 
 def nms_family() -> Iterator[Tensor]:
-    for scene in SCENES.values():
+    for scene in (*SCENES.values(), of_all_sizes):
         for n in (0, 1, 5, 33, 300, 2000):
             for dtype in (torch.float32, torch.float64):
                 boxes, scores = scene(n, seeded(n), dtype)
@@ -38,6 +41,68 @@ def nms_family() -> Iterator[Tensor]:
                     yield fasterrcnn_ops.nms(boxes, scores, threshold)
                     yield fasterrcnn_ops.batched_nms(boxes, scores, ids, threshold)
                     yield from fasterrcnn_ops.nms_padded(boxes, scores, iou_threshold=threshold, max_output=50)
+
+
+def proposals_family() -> Iterator[Tensor]:
+    sizes = torch.tensor([[160, 235], [150, 240]])
+    for values in ("ordinary", "ties", "hostile"):
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            for layout in rpn_maps.LAYOUTS.values():
+                objectness, deltas, cells = rpn_maps.maps_of(rpn_maps.PYRAMID, dtype=dtype, values=values)
+                arguments = ([layout(m) for m in objectness], [layout(m) for m in deltas], cells)
+                for pre, before in ((20, False), (200, True), (3000, False)):
+                    yield from fasterrcnn_ops.generate_proposals(
+                        *arguments,
+                        rpn_maps.PYRAMID_STRIDES,
+                        sizes,
+                        pre_nms_top_n=pre,
+                        post_nms_top_n=300,
+                        nms_threshold=0.7,
+                        min_size=9.0,
+                        filter_before_topk=before,
+                    )
+
+
+def detections_family() -> Iterator[Tensor]:
+    for values in ("ordinary", "ties", "hostile"):
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            outputs = head_outputs(2, 300, 20, dtype=dtype, values=values)
+            for per_class in (None, 5):
+                yield from fasterrcnn_ops.select_detections_with_proposal(
+                    *outputs,
+                    SIZES,
+                    score_threshold=0.05,
+                    nms_threshold=0.5,
+                    max_detections=200,
+                    candidates_per_class=per_class,
+                )
+
+
+def numpy_module() -> Iterator[Tensor]:
+    """The NumPy functions choose their level on their own."""
+    boxes, scores = (tensor.numpy() for tensor in SCENES["hostile"](700, seeded(0), torch.float32))
+    arrays = [
+        ops.nms(boxes, scores, 0.4),
+        ops.batched_nms(boxes, scores, random_ids(700, seeded(1), 5).numpy(), 0.4),
+        *ops.soft_nms(boxes, scores),
+        ops.box_iou(boxes, boxes[:99]),
+        ops.encode_boxes(boxes, boxes[::-1]),
+        ops.decode_boxes(boxes / 100, boxes, image_size=(30, 40)),
+        ops.grid_anchors(boxes[:9], (13, 17), 16),
+    ]
+    for array in arrays:
+        yield torch.from_numpy(array)
+
+
+def soft_nms() -> Iterator[Tensor]:
+    for scene in SCENES.values():
+        for n in (0, 1, 33, 500):
+            for dtype in (torch.float32, torch.float64):
+                for method in ("naive", "linear", "gaussian"):
+                    for threshold, min_score in ((0.3, 1e-3), (0.0, -1.0)):
+                        yield from fasterrcnn_ops.soft_nms(
+                            *scene(n, seeded(n), dtype), threshold, 0.5, min_score, method
+                        )
 
 
 def anchors() -> Iterator[Tensor]:
@@ -123,6 +188,10 @@ CASES: dict[str, Callable[[], Iterator[Tensor]]] = {
     "box_coding": box_coding,
     "matching": matching,
     "nms": nms_family,
+    "proposals": proposals_family,
+    "detections": detections_family,
+    "numpy": numpy_module,
+    "soft_nms": soft_nms,
     "roi_align": roi_align_family,
     "roi_pool": roi_pool_family,
     "multi_scale_roi_align": multi_scale_roi_align_family,

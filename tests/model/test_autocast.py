@@ -21,7 +21,7 @@ def test_anchors_and_decoding_stay_float32(system):
         proposals = model.rpn.propose(output, [(250, 310)], [1.0], training=False)
     assert output.anchors.dtype == proposals.boxes.dtype == proposals.scores.dtype == torch.float32
     # The same maps, widened, outside autocast: decoding itself lost nothing.
-    output.logits, output.deltas = output.logits.float(), output.deltas.float()
+    output.score_map, output.delta_map = output.score_map.float(), output.delta_map.float()
     again = model.rpn.propose(output, [(250, 310)], [1.0], training=False)
     assert torch.equal(proposals.boxes, again.boxes)
     assert int(proposals.count) > 0

@@ -1,4 +1,4 @@
-"""Mixed precision: features in bfloat16, anchors and boxes in float32 (a bfloat16 coordinate near 1000 is good to 4 px)."""
+"""Mixed precision: features in bfloat16, anchors and boxes in float32 (bfloat16 near 1000 is good to 4 pixels)."""
 
 from __future__ import annotations
 

@@ -7,17 +7,11 @@ import pytest
 from fasterrcnn_ops import _library
 
 
-@pytest.mark.parametrize(("stem", "rounds"), [("box_iou", 2000)])
-def test_kernel(run_fuzz, stem, rounds):
-    run_fuzz(stem, rounds)
-
-
 # Kernels that exist once per CPU level, at each level this machine can run.
+LEVEL_KERNELS = {"anchors": 4000, "box_coder": 10000, "box_iou": 2000, "match_boxes": 4000, "nms": 6000}
 
 
 @pytest.mark.parametrize("level", _library.cpu_levels())
-@pytest.mark.parametrize(
-    ("stem", "rounds"), [("anchors", 4000), ("box_coder", 10000), ("match_boxes", 4000), ("nms", 6000)]
-)
+@pytest.mark.parametrize(("stem", "rounds"), LEVEL_KERNELS.items())
 def test_level_kernel(run_fuzz, stem, rounds, level):
     run_fuzz(stem, rounds, level)

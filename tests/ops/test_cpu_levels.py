@@ -59,6 +59,16 @@ def box_coding() -> Iterator[Tensor]:
             yield fasterrcnn_ops.encode_boxes(deltas[:, :4], anchors)
 
 
+def pairwise_iou() -> Iterator[Tensor]:
+    for dtype in (torch.float32, torch.float64):
+        for rows, columns in ((1, 1), (3, 4000), (300, 7), (33, 2048)):
+            boxes1 = support.random_boxes(rows, dtype=dtype, generator=seeded(1))
+            boxes2 = support.random_boxes(columns, dtype=dtype, generator=seeded(2))
+            boxes2[::9, 2] = math.inf
+            boxes2[::7, 1] = math.nan
+            yield fasterrcnn_ops.box_iou(boxes1, boxes2)
+
+
 def matching() -> Iterator[Tensor]:
     for dtype in (torch.float32, torch.float64):
         for targets, boxes in ((1, 1), (3, 17), (20, 5000), (150, 800)):
@@ -73,6 +83,7 @@ def matching() -> Iterator[Tensor]:
 CASES: dict[str, Callable[[], Iterator[Tensor]]] = {
     "anchors": anchors,
     "box_coding": box_coding,
+    "box_iou": pairwise_iou,
     "matching": matching,
     "nms": nms_family,
 }

@@ -13,9 +13,7 @@ COLOURS = {"torchvision": "#c44e52", "reference": "#b8b8b8"}
 
 def ratios(median_seconds: dict[str, dict[str, float]], rival: str) -> dict[str, float]:
     """A rival's time divided by ours, for the cases it took part in, sorted by name."""
-    return {
-        case: times[rival] / times["ours"] for case, times in sorted(median_seconds.items()) if rival in times
-    }
+    return {case: times[rival] / times["ours"] for case, times in sorted(median_seconds.items()) if rival in times}
 
 
 def draw(saved: dict[str, Any], file: Path, rival: str = "torchvision") -> None:

@@ -33,7 +33,7 @@ def run_here(system: str, task: str, threads: int) -> dict[str, object]:
     """Does it, once, in this process.
 
     Returns:
-        ``system``, ``task``, ``seconds`` of the step or detection, ``peak_gib`` (largest resident memory of the process,
+        ``system``, ``task``, ``seconds`` of the step or detection, ``peak_gib`` (largest resident memory,
         torch's own included), and ``losses`` by name or the number of ``detections``.
     """
     import torch

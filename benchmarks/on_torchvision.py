@@ -50,9 +50,7 @@ def _propose(model: GeneralizedRCNN, features: Tensor, batch: ImageBatch) -> lis
     return proposals
 
 
-def _detect(
-    model: GeneralizedRCNN, features: Tensor, proposals: list[Tensor], batch: ImageBatch
-) -> list[Detections]:
+def _detect(model: GeneralizedRCNN, features: Tensor, proposals: list[Tensor], batch: ImageBatch) -> list[Detections]:
     import torchvision
 
     layer, pooler = model.detection_layer, model.roi_heads.pooler

@@ -1,4 +1,4 @@
-"""Times every operator against its rivals, in turns and with results compared first; prints a table, saves JSON and a chart.
+"""Times every operator against its rivals, in turns, results compared first; prints a table, saves JSON and a chart.
 
     python benchmarks/report.py                  all operators, one thread
     python benchmarks/report.py --threads 2 -k roi_align

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -27,7 +28,7 @@ def optimized(model: nn.Module, dtype: torch.dtype = torch.float32, *, channels_
 
 @torch.no_grad()
 def fold_batch_norms(model: nn.Module) -> int:
-    """Replaces each BatchNorm that follows a convolution by an Identity, and gives the convolution its factor and shift.
+    """Replaces each BatchNorm after a convolution by an Identity, and gives the convolution its factor and shift.
 
     Args:
         model: In evaluation mode; changed in place. Normalisation that is not BatchNorm stays as it is.
@@ -54,7 +55,7 @@ def _convolutions_with_norms(model: nn.Module) -> Iterator[tuple[nn.Module, nn.C
     """
     for parent in model.modules():
         children = list(parent.named_children())
-        for (_, conv), (name, norm) in zip(children, children[1:], strict=False):
+        for (_, conv), (name, norm) in pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, Norm) and not norm.training:
                 if len(norm.running_mean) != conv.out_channels:
                     continue

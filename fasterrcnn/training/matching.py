@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from fasterrcnn_ops import box_iou
+from fasterrcnn_ops import match_boxes
 
 NEGATIVE, IGNORED = -1, -2
+LEAST_OVERLAP = sys.float_info.min  # less than any IoU but 0
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,11 @@ class Matcher:
         Returns:
             int64[N]: index of a ground truth, -1 (background) or -2 (ignored). Equal IoUs go to the lower index.
         """
-        if len(ground_truth) == 0:
-            return torch.full((len(boxes),), NEGATIVE, dtype=torch.int64, device=boxes.device)
-        iou = box_iou(ground_truth, boxes).nan_to_num(0.0)  # [M, N]; two boxes without area have IoU 0/0
-        best, match = iou.max(dim=0)
-        result = torch.where(best < self.negative_iou, NEGATIVE, torch.where(best >= self.positive_iou, match, IGNORED))
-        if self.best_of_each and len(boxes) > 0:
-            best_of_truth = iou.max(dim=1, keepdim=True).values
-            is_best = ((iou == best_of_truth) & (best_of_truth > 0)).any(dim=0)
-            result = torch.where(is_best, match, result)
-        return result
+        return match_boxes(
+            ground_truth,
+            boxes,
+            high_threshold=self.positive_iou,
+            low_threshold=self.negative_iou,
+            allow_low_quality=self.best_of_each,
+            min_low_quality=LEAST_OVERLAP,
+        )

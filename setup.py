@@ -1,4 +1,4 @@
-"""Builds the operator libraries: fasterrcnn_ops/_cpu.*.so always, _cuda.*.so where nvcc and a CUDA torch are.
+"""Builds fasterrcnn_ops/_cpu.*.so and the NumPy module _numpy.*.so always, _cuda.*.so where nvcc and a CUDA torch are.
 
 Reads FASTERRCNN_OPS_CUDA (0: CPU build, 1: fail without CUDA), CUDA_HOME, TORCH_CUDA_ARCH_LIST and CXX.
 """
@@ -11,7 +11,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 sys.path.insert(0, str(Path("tools").resolve()))  # cpu_levels.py
 OLDEST_TORCH = (2, 11)
@@ -94,18 +94,19 @@ def extensions(torch) -> tuple[list, type]:
     target = f"-DTORCH_TARGET_VERSION={TARGET}"
     nvcc = ["-O3", "-std=c++20", "-fmad=false", "-Xcompiler=-fvisibility=hidden", "-DUSE_CUDA", target]
     flags = {"cxx": [*CXX_FLAGS, target, f'-DFRCNN_BUILD_INFO="built against {built}"'], "nvcc": nvcc}
-    csrc = str(Path("csrc").resolve())
+    folders = [str(Path("csrc").resolve()), str(Path(torch.__file__).parent / "include")]  # pybind11 comes with torch
+    files = sorted(map(str, Path("csrc").rglob("*.*")))
 
-    def library(kind, name: str, pattern: str):
-        depends = sorted(map(str, Path("csrc").rglob("*.*")))
-        sources = [file for file in depends if Path(file).match(pattern) and not file.endswith("_cpu_levels.cpp")]
-        options = {"include_dirs": [csrc], "extra_compile_args": flags, "depends": depends, "py_limited_api": True}
-        return kind(name, sources, **options)
+    def library(kind, name: str, ending: str, but: tuple = (), **options):
+        sources = [file for file in files if file.endswith(ending) and not file.endswith(but)]
+        return kind(f"fasterrcnn_ops.{name}", sources, include_dirs=folders, depends=files, **options)
 
-    modules = [library(CppExtension, "fasterrcnn_ops._cpu", "*.cpp")]
-    modules += [library(CUDAExtension, "fasterrcnn_ops._cuda", "*_cuda.cu")] if release else []
-    ninja = shutil.which("ninja") is not None
-    return modules, with_cpu_levels(BuildExtension.with_options(use_ninja=ninja), Path("csrc"))
+    operators = {"extra_compile_args": flags, "py_limited_api": True}  # no Python in them: any version will do
+    modules = [library(CppExtension, "_cpu", ".cpp", ("cpu_level.cpp", "cpu_levels.cpp", "_numpy.cpp"), **operators)]
+    modules += [library(CUDAExtension, "_cuda", "_cuda.cu", **operators)] if release else []
+    modules += [library(Extension, "_numpy", "_numpy.cpp", extra_compile_args={"cxx": CXX_FLAGS})]
+    build_ext = BuildExtension.with_options(use_ninja=shutil.which("ninja") is not None)
+    return modules, with_cpu_levels(build_ext, Path("csrc"))
 
 
 torch = find_torch()
@@ -115,4 +116,4 @@ elif torch is None:
     stop(f"no torch to build against in {sys.executable}: pip install 'torch>={OLDEST}' first")
 else:
     modules, build_ext = extensions(torch)
-    setup(ext_modules=modules, cmdclass={"build_ext": build_ext}, options={"bdist_wheel": {"py_limited_api": "cp310"}})
+    setup(ext_modules=modules, cmdclass={"build_ext": build_ext})

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import torch
 
-RIVALS = ("ours", "reference", "torchvision")
+RIVALS = ("ours", "reference", "torchvision")  # a module with others says so by a RIVALS of its own
 INTERLEAVED = "interleaved"
 SECONDS_PER_GROUP = 3.0
 ROUNDS = (5, 2000)  # least and most rounds of one group
@@ -37,7 +37,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "race" in metafunc.fixturenames:
         alone = metafunc.config.getoption("--interleaved") is None
-        metafunc.parametrize("rival", RIVALS if alone else (INTERLEAVED,))
+        rivals = getattr(metafunc.module, "RIVALS", RIVALS)
+        metafunc.parametrize("rival", rivals if alone else (INTERLEAVED,))
 
 
 @pytest.fixture(autouse=True)

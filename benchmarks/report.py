@@ -19,6 +19,8 @@ import chart
 import pytest
 
 FOLDER = Path(__file__).parent
+ALWAYS = ("torchvision", "reference")
+RIVALS = (*ALWAYS, "powerboxes", "powerboxes_rtree", "opencv")  # the last three on NumPy arrays
 
 
 def duration(seconds: float) -> str:
@@ -29,11 +31,12 @@ def duration(seconds: float) -> str:
 
 
 def table(groups: dict[str, dict[str, float]]) -> str:
-    lines = ["| case | ours | torchvision | reference |", "|---|---:|---:|---:|"]
+    rivals = [name for name in RIVALS if name in ALWAYS or any(name in medians for medians in groups.values())]
+    lines = [f"| case | ours | {' | '.join(rivals)} |", "|---|---:|" + "---:|" * len(rivals)]
     for group, medians in sorted(groups.items()):
         ratios = [
             f"{medians[rival] / medians['ours']:.1f}×" if rival in medians else "–"
-            for rival in ("torchvision", "reference")
+            for rival in rivals
         ]
         lines.append(f"| `{group}` | {duration(medians['ours'])} | {' | '.join(ratios)} |")
     return "\n".join(lines)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fasterrcnn_ops.nms import batched_nms, nms, nms_padded
     from fasterrcnn_ops.roi_align import RoIAlign, roi_align
     from fasterrcnn_ops.roi_pool import RoIPool, roi_pool
+    from fasterrcnn_ops.soft_nms import soft_nms
 
 _MODULE_OF = {
     "cell_anchors": "anchors",  # the anchor boxes of one feature map location, by each family's rule
@@ -52,6 +53,7 @@ _MODULE_OF = {
     "RoIAlign": "roi_align",  # roi_align as a module
     "roi_pool": "roi_pool",  # RoI features by quantised max pooling
     "RoIPool": "roi_pool",  # roi_pool as a module
+    "soft_nms": "soft_nms",  # NMS that lowers scores instead of dropping boxes
 }
 
 __all__ = list(_MODULE_OF)

@@ -9,4 +9,5 @@ import fasterrcnn_ops.boxes
 import fasterrcnn_ops.matching
 import fasterrcnn_ops.nms
 import fasterrcnn_ops.roi_align
-import fasterrcnn_ops.roi_pool  # noqa: F401
+import fasterrcnn_ops.roi_pool
+import fasterrcnn_ops.soft_nms  # noqa: F401

@@ -67,6 +67,38 @@ def hostile(n: int, generator: torch.Generator, dtype: torch.dtype = torch.float
     return boxes.to(dtype), scores.to(dtype)
 
 
+def of_all_sizes(
+    n: int,
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.float32,
+    *,
+    threshold: float = 0.5,
+    scale: float = 1.0,
+    offset: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Sides over seven octaves; every second box is a copy of another one, shifted or stretched to IoU ~ `threshold`.
+
+    What large inputs are searched by (size and place) is at its limits here. -> boxes [n, 4], scores [n]
+    """
+
+    def unit(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    corner, sides = offset + unit(n, 2) * 1000, 2 ** (1 + 7 * unit(n, 2))
+    boxes = torch.cat([corner, corner + sides], dim=1)
+    first = torch.randint(max(n, 1), (n // 2,), generator=generator)
+    copies = boxes[first].clone()
+    axis, rows = torch.randint(2, (n // 2,), generator=generator), torch.arange(n // 2)
+    side = copies[rows, axis + 2] - copies[rows, axis]
+    shift = torch.rand(n // 2, generator=generator) < 0.5
+    by = torch.where(shift, side * (1 - threshold) / (1 + threshold), side * (threshold - 1))
+    copies[rows, axis + 2] += by
+    copies[rows, axis] += torch.where(shift, by, 0.0)
+    boxes[n - n // 2 :] = copies
+    scores = torch.randint(0, 1 + n // 2, (n,), generator=generator) / (1 + n // 2)  # some ties
+    return (boxes * scale).to(dtype), scores.to(dtype)
+
+
 SCENES = {"clustered": clustered, "on_a_grid": on_a_grid, "hostile": hostile}
 
 

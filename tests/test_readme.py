@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ def block_with(text: str) -> str:
 
 
 def test_every_block_is_tested():
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
 
 
 def test_as_torchvision():
@@ -27,6 +28,14 @@ def test_as_torchvision():
     exec(block_with("roi_align"), names)
     assert names["keep"].tolist() == [1, 2]
     assert names["features"].shape == (3, 8, 7, 7)
+
+
+def test_numpy():
+    anchors = [[0.0, 0.0, 32.0, 32.0], [1.0, 0.0, 32.0, 32.0], [64.0, 0.0, 96.0, 64.0]]
+    names = {"deltas": np.zeros((3, 4)), "anchors": anchors, "scores": [0.5, 0.9, 0.4], "labels": [1, 1, 2]}
+    exec(block_with("fasterrcnn_ops.numpy"), names)
+    assert names["boxes"].tolist() == anchors
+    assert names["keep"].tolist() == [1, 2]
 
 
 def test_fixed_capacity_of_nothing():

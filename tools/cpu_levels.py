@@ -40,7 +40,7 @@ def level_flags(level: str) -> list[str]:
 
 
 def with_cpu_levels(build_ext: type, csrc: Path) -> type:
-    """A ``build_ext`` that links the kernels of every level into each extension without CUDA sources.
+    """A ``build_ext`` that links the kernels of every level, and the choice between them, into each CPU extension.
 
     Ninja knows which headers an object came from; without it, an object older than anything in ``csrc`` is compiled
     again.
@@ -52,20 +52,20 @@ def with_cpu_levels(build_ext: type, csrc: Path) -> type:
         def build_extension(self, extension):
             if not any(source.endswith(".cu") for source in extension.sources):
                 if self._level_objects is None:
-                    self._level_objects = [o for level in levels_here() for o in self._compile_level(level)]
+                    jobs = [("cpu_level", [str(csrc / "cpu_level.cpp")], CXX_FLAGS)]
+                    jobs += [(f"cpu_{level}", level_sources(csrc), level_flags(level)) for level in levels_here()]
+                    self._level_objects = [o for job in jobs for o in self._compile(*job)]
                 extension.extra_objects = [*extension.extra_objects, *self._level_objects]
             super().build_extension(extension)
 
-        def _compile_level(self, level: str) -> list[str]:
-            folder = os.path.join(self.build_temp, f"cpu_{level}")
-            sources = level_sources(csrc)
+        def _compile(self, name: str, sources: list[str], flags: list[str]) -> list[str]:
+            folder = os.path.join(self.build_temp, name)
             objects = self.compiler.object_filenames(sources, output_dir=folder)
             newest = max((file.stat().st_mtime for file in csrc.rglob("*") if file.is_file()), default=0.0)
             if not self.force and all(os.path.exists(o) and os.path.getmtime(o) > newest for o in objects):
                 return objects
             os.makedirs(folder, exist_ok=True)
-            return self.compiler.compile(
-                sources, output_dir=folder, include_dirs=[str(csrc.resolve())], extra_postargs=level_flags(level)
-            )
+            include = [str(csrc.resolve())]
+            return self.compiler.compile(sources, output_dir=folder, include_dirs=include, extra_postargs=flags)
 
     return BuildWithCpuLevels

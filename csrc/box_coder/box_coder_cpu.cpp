@@ -8,15 +8,6 @@ namespace {
 
 constexpr int64_t kBoxesPerThread = 8192;  // below this a thread costs more than it saves
 
-template <typename T>
-const BoxCoderKernels<T>& kernels() {
-  if constexpr (sizeof(T) == sizeof(double)) {
-    return box_coder_kernels_double();
-  } else {
-    return box_coder_kernels_float();
-  }
-}
-
 // Result of `columns` per row, written in large pages where it is large.
 Tensor empty_rows(const Tensor& like, int64_t columns, ScalarType dtype) {
   Tensor rows = empty_on(like, {like.size(0), columns}, dtype);
@@ -37,7 +28,7 @@ Tensor encode_boxes_cpu(const Tensor& boxes, const Tensor& anchors, std::vector<
     const T* to = data_of<T>(boxes_c);
     T* out = mutable_data_of<T>(deltas);
     const auto params = coder_params<T>(weights, inclusive);
-    const auto encode = kernels<T>().encode;
+    const auto encode = box_coder_kernels<T>().encode;
     parallel_for(boxes.size(0), kBoxesPerThread,
                  [&](int64_t begin, int64_t end) { encode(to, from, params, begin, end, out); });
   });
@@ -60,7 +51,7 @@ Tensor decode_boxes_cpu(const Tensor& deltas, const Tensor& anchors, std::vector
     const T* anchor = data_of<T>(anchors_c);
     T* out = mutable_data_of<T>(boxes);
     const auto params = coder_params<T>(weights, inclusive, clip, image_size);
-    const auto decode = kernels<T>().decode;
+    const auto decode = box_coder_kernels<T>().decode;
     parallel_for(deltas.size(0), kBoxesPerThread / per_anchor + 1,
                  [&](int64_t begin, int64_t end) { decode(delta, anchor, per_anchor, params, begin, end, out); });
   });

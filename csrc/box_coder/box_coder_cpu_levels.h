@@ -21,4 +21,13 @@ struct BoxCoderKernels {
 FRCNN_CPU_KERNELS(BoxCoderKernels<float>, box_coder_kernels_float)
 FRCNN_CPU_KERNELS(BoxCoderKernels<double>, box_coder_kernels_double)
 
+template <typename T>
+const BoxCoderKernels<T>& box_coder_kernels() {
+  if constexpr (sizeof(T) == sizeof(double)) {
+    return box_coder_kernels_double();
+  } else {
+    return box_coder_kernels_float();
+  }
+}
+
 }  // namespace frcnn

@@ -12,6 +12,12 @@
 
 namespace frcnn {
 
+inline void check_iou_pairs(int64_t rows, int64_t columns) {
+  constexpr int64_t kMost = INT64_MAX / 16;  // bytes of the result must be countable
+  FRCNN_CHECK(rows == 0 || columns <= kMost / rows, "boxes1, boxes2: ", rows, " times ", columns,
+              " pairs are more than can be addressed");
+}
+
 template <typename Array>
 void check_box_iou(const Array& boxes1, const Array& boxes2) {
   check_boxes(boxes1, "boxes1");
@@ -19,11 +25,7 @@ void check_box_iou(const Array& boxes1, const Array& boxes2) {
   FRCNN_CHECK_DTYPE(dtype_of(boxes1) == dtype_of(boxes2), "boxes2: expected the dtype of boxes1 (", dtype_of(boxes1),
                     "), got ", dtype_of(boxes2));
   check_same_device(boxes2, "boxes2", boxes1, "boxes1");
-  const int64_t rows = boxes1.size(0);
-  const int64_t columns = boxes2.size(0);
-  constexpr int64_t kMost = INT64_MAX / 16;  // bytes of the result must be countable
-  FRCNN_CHECK(rows == 0 || columns <= kMost / rows, "boxes1, boxes2: ", rows, " times ", columns,
-              " pairs are more than can be addressed");
+  check_iou_pairs(boxes1.size(0), boxes2.size(0));
 }
 
 }  // namespace frcnn

@@ -10,15 +10,6 @@ namespace {
 
 constexpr int64_t kPairsPerThread = 65536;  // below this a thread costs more than it saves
 
-template <typename T>
-const BoxIouKernels<T>& kernels() {
-  if constexpr (sizeof(T) == sizeof(double)) {
-    return box_iou_kernels_double();
-  } else {
-    return box_iou_kernels_float();
-  }
-}
-
 Tensor box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2) {
   check_box_iou(boxes1, boxes2);
   const ScalarType dtype = coordinate_type(boxes1.scalar_type());
@@ -36,7 +27,7 @@ Tensor box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2) {
     const auto* boxes = reinterpret_cast<const Box<T>*>(data_of<T>(rows));
     const auto* other_boxes = reinterpret_cast<const Box<T>*>(data_of<T>(others));
     T* out = mutable_data_of<T>(iou);
-    const BoxIouKernels<T>& kernel = kernels<T>();
+    const BoxIouKernels<T>& kernel = box_iou_kernels<T>();
     parallel_for(num_columns, kPairsPerThread, [&](int64_t begin, int64_t end) {
       kernel.split_columns(other_boxes, num_columns, begin, end, split);
     });

@@ -24,4 +24,13 @@ struct BoxIouKernels {
 FRCNN_CPU_KERNELS(BoxIouKernels<float>, box_iou_kernels_float)
 FRCNN_CPU_KERNELS(BoxIouKernels<double>, box_iou_kernels_double)
 
+template <typename T>
+const BoxIouKernels<T>& box_iou_kernels() {
+  if constexpr (sizeof(T) == sizeof(double)) {
+    return box_iou_kernels_double();
+  } else {
+    return box_iou_kernels_float();
+  }
+}
+
 }  // namespace frcnn

@@ -15,17 +15,18 @@ from pathlib import Path
 import pytest
 import support
 import torch
-from nms_scenes import SCENES, random_ids, seeded
+from nms_scenes import SCENES, of_all_sizes, random_ids, seeded
 from torch import Tensor
 
 import fasterrcnn_ops
+import fasterrcnn_ops.numpy as ops
 from fasterrcnn_ops import _library
 
 # --- the cases: one function per operator family, a line in the table -------------------------------------------------
 
 
 def nms_family() -> Iterator[Tensor]:
-    for scene in SCENES.values():
+    for scene in (*SCENES.values(), of_all_sizes):
         for n in (0, 1, 5, 33, 300, 2000):
             for dtype in (torch.float32, torch.float64):
                 boxes, scores = scene(n, seeded(n), dtype)
@@ -34,6 +35,32 @@ def nms_family() -> Iterator[Tensor]:
                     yield fasterrcnn_ops.nms(boxes, scores, threshold)
                     yield fasterrcnn_ops.batched_nms(boxes, scores, ids, threshold)
                     yield from fasterrcnn_ops.nms_padded(boxes, scores, iou_threshold=threshold, max_output=50)
+
+
+def numpy_module() -> Iterator[Tensor]:
+    """The NumPy functions choose their level on their own."""
+    boxes, scores = (tensor.numpy() for tensor in SCENES["hostile"](700, seeded(0), torch.float32))
+    arrays = [
+        ops.nms(boxes, scores, 0.4),
+        ops.batched_nms(boxes, scores, random_ids(700, seeded(1), 5).numpy(), 0.4),
+        ops.box_iou(boxes, boxes[:99]),
+        ops.encode_boxes(boxes, boxes[::-1]),
+        ops.decode_boxes(boxes / 100, boxes, image_size=(30, 40)),
+        ops.grid_anchors(boxes[:9], (13, 17), 16),
+    ]
+    for array in arrays:
+        yield torch.from_numpy(array)
+
+
+def soft_nms() -> Iterator[Tensor]:
+    for scene in SCENES.values():
+        for n in (0, 1, 33, 500):
+            for dtype in (torch.float32, torch.float64):
+                for method in ("naive", "linear", "gaussian"):
+                    for threshold, min_score in ((0.3, 1e-3), (0.0, -1.0)):
+                        yield from fasterrcnn_ops.soft_nms(
+                            *scene(n, seeded(n), dtype), threshold, 0.5, min_score, method
+                        )
 
 
 def anchors() -> Iterator[Tensor]:
@@ -86,6 +113,8 @@ CASES: dict[str, Callable[[], Iterator[Tensor]]] = {
     "box_iou": pairwise_iou,
     "matching": matching,
     "nms": nms_family,
+    "numpy": numpy_module,
+    "soft_nms": soft_nms,
 }
 
 

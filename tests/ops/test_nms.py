@@ -17,6 +17,7 @@ from nms_scenes import (
     assert_same,
     clustered,
     iou_matrix,
+    of_all_sizes,
     on_a_grid,
     random_ids,
     seeded,
@@ -103,6 +104,17 @@ def test_padded_equals_reference(device, scene):
             assert_same(found[0], expected[0])
             assert found[1].shape == ()
             assert_same(found[1], expected[1])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 2.0**-33])
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.7])
+def test_large_equals_reference(device, threshold, scale):
+    """Enough boxes to be searched by size and place."""
+    boxes, scores = of_all_sizes(1500, seeded(7), threshold=threshold, scale=scale, offset=-300.0)
+    boxes, scores = boxes.to(device), scores.to(device)
+    ids = random_ids(1500, seeded(8), 2).to(device)
+    assert_same(nms(boxes, scores, threshold), reference.nms(boxes, scores, threshold))
+    assert_same(batched_nms(boxes, scores, ids, threshold), reference.batched_nms(boxes, scores, ids, threshold))
 
 
 @pytest.mark.parametrize(("box_dtype", "score_dtype"), list(itertools.permutations(FLOAT_DTYPES, 2)), ids=dtype_id)

@@ -9,7 +9,18 @@ from __future__ import annotations
 import pytest
 import support
 import torch
-from nms_scenes import INF, NAN, SCENES, THRESHOLDS, assert_same, clustered, random_ids, seeded, staircase
+from nms_scenes import (
+    INF,
+    NAN,
+    SCENES,
+    THRESHOLDS,
+    assert_same,
+    clustered,
+    of_all_sizes,
+    random_ids,
+    seeded,
+    staircase,
+)
 from support import FULL_DTYPES, dtype_id
 
 from fasterrcnn_ops.nms import batched_nms, nms, nms_padded
@@ -88,6 +99,26 @@ def test_proposal_sizes(n):
     ids = random_ids(n, seeded(n), 80)
     for threshold in (0.3, 0.5, 0.7):
         assert_same(nms(boxes, scores, threshold), torchvision.ops.nms(boxes, scores, threshold))
+        assert_same(batched_nms(boxes, scores, ids, threshold), per_id_nms(boxes, scores, ids, threshold))
+
+
+@pytest.mark.parametrize("dtype", FULL_DTYPES, ids=dtype_id)
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 2.0**-33, 2.0**25])
+@pytest.mark.parametrize("offset", [0.0, -500.0, 3e6])
+def test_all_sizes_near_the_threshold(dtype, scale, offset):
+    """Inputs large enough to be searched by size and place, at scales where that works and where it cannot."""
+    for round_, threshold in enumerate((0.1, 0.2, 0.21, 0.3, 0.35, 0.5, 0.6, 0.7, 0.9, 0.99, 1 / 3)):
+        n = 513 + 150 * round_
+        generator = seeded(round_)
+        boxes, scores = of_all_sizes(n, generator, dtype, threshold=threshold, scale=scale, offset=offset)
+        if round_ % 2:
+            poison = torch.rand(boxes.shape, generator=generator) < 0.01
+            boxes[poison] = torch.tensor([NAN, INF, -INF, 0.0])[torch.randint(4, (int(poison.sum()),))].to(dtype)
+        expected = torchvision.ops.nms(boxes, scores, threshold)
+        assert_same(nms(boxes, scores, threshold), expected)
+        keep, count = nms_padded(boxes, scores, iou_threshold=threshold, max_output=n // 3)
+        assert_same(keep[: int(count)], expected[: n // 3])
+        ids = random_ids(n, generator, 2, torch.int64)
         assert_same(batched_nms(boxes, scores, ids, threshold), per_id_nms(boxes, scores, ids, threshold))
 
 

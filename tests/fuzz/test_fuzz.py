@@ -6,10 +6,7 @@ import pytest
 
 from fasterrcnn_ops import _library
 
-
 # Kernels that exist once per CPU level, at each level this machine can run.
-
-
 LEVEL_KERNELS = [
     ("anchors", 4000),
     ("box_coder", 10000),

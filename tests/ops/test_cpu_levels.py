@@ -147,6 +147,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     return found
 
 
+def with_one_nan(tensor: Tensor) -> Tensor:
+    """Of two NaN operands the result is either, in sign and payload; which, is the order that a compiler chose."""
+    return tensor.masked_fill(tensor.isnan(), math.nan) if tensor.is_floating_point() else tensor
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_same_bits_at_every_level_and_thread_count(results, case):
     expected = results["baseline"][case, 1]
@@ -156,7 +161,7 @@ def test_same_bits_at_every_level_and_thread_count(results, case):
             assert len(found[case, threads]) == len(expected)
             for number, (tensor, wanted) in enumerate(zip(found[case, threads], expected, strict=True)):
                 try:
-                    support.assert_bitwise_equal(tensor, wanted)
+                    support.assert_bitwise_equal(with_one_nan(tensor), with_one_nan(wanted))
                 except AssertionError as error:
                     raise AssertionError(f"{case} at {level}, {threads} threads, result {number}") from error
 

@@ -11,8 +11,10 @@ LEVEL_KERNELS = [
     ("anchors", 4000),
     ("box_coder", 10000),
     ("box_iou", 2000),
+    ("detections", 6000),
     ("match_boxes", 4000),
     ("nms", 6000),
+    ("proposals", 6000),
     ("soft_nms", 4000),
 ]
 

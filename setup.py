@@ -87,7 +87,7 @@ def extensions(torch) -> tuple[list, type]:
     if shutil.which(compiler := os.environ.get("CXX", "c++").split()[0]) is None:
         stop(f"no C++ compiler: `{compiler}` was not found; install g++ or clang++, or set CXX")
     release = cuda_release(torch)  # sets CUDA_HOME, which cpp_extension reads when it is imported
-    from cpu_levels import CXX_FLAGS, with_cpu_levels
+    from cpu_levels import CXX_FLAGS, DROP_UNUSED, with_cpu_levels
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     built = f"torch {torch.__version__}" + (f" with CUDA {release}" if release else "")
@@ -104,7 +104,7 @@ def extensions(torch) -> tuple[list, type]:
     operators = {"extra_compile_args": flags, "py_limited_api": True}  # no Python in them: any version will do
     modules = [library(CppExtension, "_cpu", ".cpp", ("cpu_level.cpp", "cpu_levels.cpp", "_numpy.cpp"), **operators)]
     modules += [library(CUDAExtension, "_cuda", "_cuda.cu", **operators)] if release else []
-    modules += [library(Extension, "_numpy", "_numpy.cpp", extra_compile_args={"cxx": CXX_FLAGS})]
+    modules += [library(Extension, "_numpy", "_numpy.cpp", extra_compile_args={"cxx": CXX_FLAGS}, **DROP_UNUSED)]
     build_ext = BuildExtension.with_options(use_ninja=shutil.which("ninja") is not None)
     return modules, with_cpu_levels(build_ext, Path("csrc"))
 

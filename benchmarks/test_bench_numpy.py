@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import fasterrcnn_ops.numpy as ops
+from fasterrcnn_ops.reference import boxes as boxes_reference
 from fasterrcnn_ops.reference import nms as reference
 
 try:
@@ -67,4 +68,49 @@ def test_nms(race, n):
             }
         ),
         same_indices,
+    )
+
+
+@pytest.mark.parametrize(("n", "classes"), [(4000, 80)])
+def test_batched_nms(race, n, classes):
+    threshold = 0.5001
+    boxes, scores = whole_boxes(n)
+    labels = cases.detections_like(n, classes)[2].numpy()
+    corner_and_size = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
+    tensors = torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(labels)
+    race(
+        f"numpy.batched_nms/{n}_boxes_{classes}_classes",
+        installed(
+            {
+                "ours": lambda: ops.batched_nms(boxes, scores, labels, threshold),
+                "reference": lambda: reference.batched_nms(*tensors, threshold),
+                "torchvision": lambda: torchvision_ops.batched_nms(*tensors, threshold),
+                "opencv": lambda: cv2.dnn.NMSBoxesBatched(corner_and_size, scores, labels, 0.0, threshold),
+            }
+        ),
+        same_indices,
+    )
+
+
+@pytest.mark.parametrize(("n", "m"), [(1000, 1000)])
+def test_box_iou(race, n, m):
+    """powerboxes computes 1 - IoU in float64; the clock stops before the results are made comparable."""
+    boxes1, boxes2 = whole_boxes(n)[0], whole_boxes(m)[0]
+    tensors = torch.from_numpy(boxes1), torch.from_numpy(boxes2)
+
+    def same_values(found, expected: torch.Tensor) -> None:
+        values = np.asarray(found)
+        np.testing.assert_allclose(1 - values if values.dtype == np.float64 else values, expected.numpy(), atol=1e-6)
+
+    race(
+        f"numpy.box_iou/{n}_by_{m}",
+        installed(
+            {
+                "ours": lambda: ops.box_iou(boxes1, boxes2),
+                "reference": lambda: boxes_reference.box_iou(*tensors),
+                "torchvision": lambda: torchvision_ops.box_iou(*tensors),
+                "powerboxes": lambda: powerboxes.iou_distance(boxes1, boxes2),
+            }
+        ),
+        same_values,
     )

@@ -14,6 +14,8 @@ TINY_SHAPES = {
     "stepwise": {**_FEW, "anchor_sizes": _SHAPE_SIDES, "image_size": (128, 160)},
 }
 TRAIN_SHAPES = {"steps": 600, "batch_size": 8, "lr": 2e-3, "warmup_steps": 50, "checkpoint_every": 100}
+# Slower to tell circles from squares: more and smaller steps, at the same cost.
+MORE_STEPS = {"resnet50_c4": {"steps": 1000, "batch_size": 4, "lr": 1.5e-3}}
 
 # The scenes are harder; these are the demonstration's numbers. The ratio 5 is for rockets.
 _SOME = {"rpn_pre_nms_top_n": (600, 300), "rpn_post_nms_top_n": (150, 100)}
@@ -62,6 +64,7 @@ def recipe(system: str, backbone: str | None, data: str) -> dict[str, dict[str, 
     if backbone != "tiny":
         return FULL_SIZE
     model, train = {"shapes": (TINY_SHAPES, TRAIN_SHAPES), "scenes": (TINY_SCENES, TRAIN_SCENES)}[data]
+    train = {**train, **(MORE_STEPS.get(system, {}) if data == "shapes" else {})}
     # Every picture is generated once and never repeated.
     images = {"train_images": train["steps"] * train["batch_size"]}
     return {"model": model[FAMILIES[system]], "train": train, "data": images}

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
         generalized_box_iou,
         remove_small_boxes,
     )
+    from fasterrcnn_ops.detections import select_detections, select_detections_with_proposal
     from fasterrcnn_ops.matching import match_boxes
     from fasterrcnn_ops.nms import batched_nms, nms, nms_padded
+    from fasterrcnn_ops.proposals import generate_proposals
     from fasterrcnn_ops.roi_align import RoIAlign, roi_align
     from fasterrcnn_ops.roi_pool import RoIPool, roi_pool
     from fasterrcnn_ops.soft_nms import soft_nms
@@ -49,6 +51,9 @@ _MODULE_OF = {
     "nms": "nms",  # non-maximum suppression
     "batched_nms": "nms",  # NMS within each class, exact ids
     "nms_padded": "nms",  # NMS of fixed capacity: indices padded with -1, and a count
+    "generate_proposals": "proposals",  # the proposals of each image, from the maps of an RPN head
+    "select_detections": "detections",  # the detections of each image, from the outputs of a box head
+    "select_detections_with_proposal": "detections",  # and the proposal each of them came from
     "roi_align": "roi_align",  # RoI features by bilinear averaging
     "RoIAlign": "roi_align",  # roi_align as a module
     "roi_pool": "roi_pool",  # RoI features by quantised max pooling

@@ -68,6 +68,8 @@ def describe() -> dict[str, str]:
     facts = {"torch": torch.__version__, "torch CUDA": torch.version.cuda or "none (CPU-only build)"}
     facts["CPU library"] = f"{_loaded['cpu'].name}, {_text('build_info')}"
     facts["CPU kernels"] = f"{_text('cpu_level')} (this machine: {_text('cpu_levels')})"
+    module = _find("_numpy")
+    facts["NumPy module"] = module.name if module else "missing: reinstall, it is built for one Python version"
     facts["CUDA library"] = _loaded["cuda"].name if "cuda" in _loaded else f"not in use: {_cuda_problem}"
     if "cuda" in _loaded and not torch.cuda.is_available():
         facts["CUDA library"] += ", loaded; torch sees no GPU"

@@ -42,10 +42,12 @@ __all__ = [
     "encode_boxes",
     "grid_anchors",
     "nms",
+    "soft_nms",
 ]
 
 DELTA_CLIP = math.log(1000 / 16)  # as in box_coder.py, which needs torch
 _NO_LIMIT = 2**63 - 1
+_SOFT_METHODS = ("naive", "linear", "gaussian")  # their position is the kernel's number for them
 
 
 def nms(
@@ -101,6 +103,47 @@ def batched_nms(
         array([1, 2])
     """
     return _numpy.nms(_boxes(boxes), _real(scores), np.asarray(idxs), float(iou_threshold), _limit(max_output))
+
+
+def soft_nms(
+    boxes: ArrayLike,
+    scores: ArrayLike,
+    iou_threshold: float = 0.3,
+    sigma: float = 0.5,
+    min_score: float = 1e-3,
+    method: str = "linear",
+    *,
+    max_output: int | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    """Select boxes by descending score, lowering the scores of those that overlap each selected one.
+
+    See :func:`fasterrcnn_ops.soft_nms`.
+
+    Args:
+        boxes: ``[N, 4]`` corners (x1, y1, x2, y2) in pixels.
+        scores: ``[N]``, higher is better; its dtype may differ from that of the boxes.
+        iou_threshold: For "naive" and "linear": IoUs of at least this lower a score.
+        sigma: For "gaussian": how far IoU reaches, > 0.
+        min_score: Boxes with less are dropped.
+        method: What a score is multiplied by at an IoU o: "linear", 1 - o; "gaussian", exp(-o² / sigma); "naive", 0.
+        max_output: Stop after so many selections, >= 0; None: no limit.
+
+    Returns:
+        keep: int64 ``[K]``, the indices of the selected boxes in order of selection.
+        scores: ``[K]``, dtype of ``scores`` (float64 for integers): their scores when selected.
+
+    Raises:
+        ValueError: A shape does not fit, ``sigma`` is not positive, ``max_output`` is negative, or an unknown method.
+        TypeError: An array is not of real numbers.
+
+    Example:
+        >>> soft_nms([[0, 0, 10, 10], [0, 0, 10, 5], [20, 0, 30, 10]], [0.75, 0.5, 0.375])
+        (array([0, 2, 1]), array([0.75 , 0.375, 0.25 ]))
+    """
+    if method not in _SOFT_METHODS:
+        raise ValueError(f"method: expected one of {', '.join(_SOFT_METHODS)}, got {method!r}")
+    numbers = float(iou_threshold), float(sigma), float(min_score)
+    return _numpy.soft_nms(_boxes(boxes), _real(scores), *numbers, _SOFT_METHODS.index(method), _limit(max_output))
 
 
 def box_iou(boxes1: ArrayLike, boxes2: ArrayLike) -> NDArray[np.floating]:

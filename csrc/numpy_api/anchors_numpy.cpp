@@ -23,7 +23,7 @@ py::array grid_anchors(const py::object& cells_object, int64_t height, int64_t w
     T* out = anchors.mutable_data();
     const auto grid_anchors_rows = kernel(T());
     if (anchors.size() > 0) without_gil([&] { grid_anchors_rows(in, num_cells, width, grid, 0, height, out); });
-    return rounded_for(anchors, cells.itemsize());
+    return rounded_to(anchors, cells.itemsize());
   });
 }
 

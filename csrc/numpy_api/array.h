@@ -78,10 +78,11 @@ py::array_t<T> empty_array(std::initializer_list<int64_t> shape) {
   return py::array_t<T>(py::array::ShapeContainer(shape.begin(), shape.end()));
 }
 
-// float16 where all arguments are: computed in float32, rounded once.
+// The result as floats of `itemsize` bytes, rounded once where that is narrower than what was computed with.
 template <typename T>
-py::array rounded_for(const py::array_t<T>& result, int64_t widest_itemsize) {
-  return widest_itemsize == 2 ? py::array(result.attr("astype")("float16")) : py::array(result);
+py::array rounded_to(const py::array_t<T>& result, int64_t itemsize) {
+  if (itemsize == static_cast<int64_t>(sizeof(T))) return result;
+  return py::array(result.attr("astype")(itemsize == 2 ? "float16" : "float32"));
 }
 
 // Calls `body.template operator()<T>()` with double or float: coordinates are computed in one of the two.

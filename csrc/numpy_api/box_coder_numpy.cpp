@@ -29,7 +29,7 @@ py::array encode_boxes(const py::object& boxes_object, const py::object& anchors
     const auto params = coder_params<T>(weights, inclusive);
     const auto encode = box_coder_kernels<T>().encode;
     without_gil([&] { encode(to, from, params, 0, n, out); });
-    return rounded_for(deltas, widest(boxes, anchors));
+    return rounded_to(deltas, widest(boxes, anchors));
   });
 }
 
@@ -47,7 +47,7 @@ py::array decode_boxes(const py::object& deltas_object, const py::object& anchor
     const auto params = coder_params<T>(weights, inclusive, clip, image_size);
     const auto decode = box_coder_kernels<T>().decode;
     if (columns > 0) without_gil([&] { decode(delta, anchor, columns / 4, params, 0, n, out); });
-    return rounded_for(boxes, widest(deltas, anchors));
+    return rounded_to(boxes, widest(deltas, anchors));
   });
 }
 

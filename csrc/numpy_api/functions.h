@@ -9,5 +9,6 @@ void define_anchors(py::module_& module);
 void define_box_coder(py::module_& module);
 void define_box_iou(py::module_& module);
 void define_nms(py::module_& module);
+void define_soft_nms(py::module_& module);
 
 }  // namespace frcnn

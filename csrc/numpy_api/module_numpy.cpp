@@ -20,4 +20,5 @@ PYBIND11_MODULE(_numpy, module) {
   frcnn::define_box_coder(module);
   frcnn::define_box_iou(module);
   frcnn::define_nms(module);
+  frcnn::define_soft_nms(module);
 }

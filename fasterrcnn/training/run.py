@@ -103,12 +103,12 @@ def run_training(
     training, validation = open_split(config, "train"), open_split(config, "val")
     model = build_detector(config, len(training.class_names)).to(device)
     first = checkpoint_step(out_dir / CHECKPOINT) if resume else 0
+    out_dir.mkdir(parents=True, exist_ok=True)
     if first:
         _check_same_run(out_dir / CONFIG, config)
     else:
         _forget(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    (out_dir / CONFIG).write_text(to_toml(config), encoding="utf-8")
+        (out_dir / CONFIG).write_text(to_toml(config), encoding="utf-8")
     total = config.train.total_steps(len(training))
     every = _evaluation_interval(config, len(training))
     with Recorder(out_dir, first) as recorder:
@@ -122,6 +122,8 @@ def run_training(
         judge = _Judge(model, validation, config, out_dir, recorder, first)
 
         def on_step(step: int, losses: dict[str, float]) -> None:
+            if step == first + 1:  # not before the loop has accepted the checkpoint
+                (out_dir / CONFIG).write_text(to_toml(config), encoding="utf-8")
             rate = learning_rate(config.train, step - 1, total)
             recorder.step(step, losses, rate)
             if not console.is_terminal and (step % max(1, total // LINES) == 0 or step == total):

@@ -18,8 +18,10 @@ def test_kernel(run_fuzz, stem, rounds):
 LEVEL_KERNELS = [
     ("anchors", 4000),
     ("box_coder", 10000),
+    ("detections", 6000),
     ("match_boxes", 4000),
     ("nms", 6000),
+    ("proposals", 6000),
     ("soft_nms", 4000),
 ]
 

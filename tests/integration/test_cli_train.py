@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from fasterrcnn import cli
 from fasterrcnn.checkpoints import load_model
-from fasterrcnn.config import read_config
+from fasterrcnn.config import default_config, read_config
 from fasterrcnn.data.catalog import open_dataset
 from fasterrcnn.data.transforms import to_pil
 from fasterrcnn.training.failure import load_failed_step
@@ -148,6 +148,7 @@ def test_another_run_is_not_resumed(trained, tmp_path):
     train(tmp_path, "--set", "train.steps=2")
     for setting, word in (("roi_pooling=pool", "of another run"), ("train.lr=0.5", "another configuration")):
         assert word in train(tmp_path, "--set", "train.steps=2", "--set", setting, code=2)
+    assert read_config(tmp_path / "config.toml").train.lr == default_config("classic_vgg16", "tiny").train.lr
     train(tmp_path, "--no-resume", "--set", "train.steps=2", "--set", "train.lr=0.5")
     assert [entry["step"] for entry in read_log(tmp_path / "log.jsonl")] == [1, 2, 2]
 

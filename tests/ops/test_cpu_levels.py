@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import rpn_maps
 import support
 import torch
+from head_outputs import SIZES, head_outputs
 from nms_scenes import SCENES, of_all_sizes, random_ids, seeded
 from torch import Tensor
 
@@ -37,12 +39,48 @@ def nms_family() -> Iterator[Tensor]:
                     yield from fasterrcnn_ops.nms_padded(boxes, scores, iou_threshold=threshold, max_output=50)
 
 
+def proposals_family() -> Iterator[Tensor]:
+    sizes = torch.tensor([[160, 235], [150, 240]])
+    for values in ("ordinary", "ties", "hostile"):
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            for layout in rpn_maps.LAYOUTS.values():
+                objectness, deltas, cells = rpn_maps.maps_of(rpn_maps.PYRAMID, dtype=dtype, values=values)
+                arguments = ([layout(m) for m in objectness], [layout(m) for m in deltas], cells)
+                for pre, before in ((20, False), (200, True), (3000, False)):
+                    yield from fasterrcnn_ops.generate_proposals(
+                        *arguments,
+                        rpn_maps.PYRAMID_STRIDES,
+                        sizes,
+                        pre_nms_top_n=pre,
+                        post_nms_top_n=300,
+                        nms_threshold=0.7,
+                        min_size=9.0,
+                        filter_before_topk=before,
+                    )
+
+
+def detections_family() -> Iterator[Tensor]:
+    for values in ("ordinary", "ties", "hostile"):
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            outputs = head_outputs(2, 300, 20, dtype=dtype, values=values)
+            for per_class in (None, 5):
+                yield from fasterrcnn_ops.select_detections_with_proposal(
+                    *outputs,
+                    SIZES,
+                    score_threshold=0.05,
+                    nms_threshold=0.5,
+                    max_detections=200,
+                    candidates_per_class=per_class,
+                )
+
+
 def numpy_module() -> Iterator[Tensor]:
     """The NumPy functions choose their level on their own."""
     boxes, scores = (tensor.numpy() for tensor in SCENES["hostile"](700, seeded(0), torch.float32))
     arrays = [
         ops.nms(boxes, scores, 0.4),
         ops.batched_nms(boxes, scores, random_ids(700, seeded(1), 5).numpy(), 0.4),
+        *ops.soft_nms(boxes, scores),
         ops.box_iou(boxes, boxes[:99]),
         ops.encode_boxes(boxes, boxes[::-1]),
         ops.decode_boxes(boxes / 100, boxes, image_size=(30, 40)),
@@ -102,6 +140,8 @@ CASES: dict[str, Callable[[], Iterator[Tensor]]] = {
     "box_coding": box_coding,
     "matching": matching,
     "nms": nms_family,
+    "proposals": proposals_family,
+    "detections": detections_family,
     "numpy": numpy_module,
     "soft_nms": soft_nms,
 }

@@ -71,6 +71,7 @@ def test_module_prints_versions():
     assert torch.__version__ in run.stdout
     assert "built against torch" in run.stdout
     assert f"this machine: {', '.join(_library.cpu_levels())}" in run.stdout
+    assert "_numpy.cpython-" in run.stdout
 
 
 @pytest.fixture

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import support
+import torch
 
+import fasterrcnn_ops
 from fasterrcnn_ops import _library
 
 EVERY_FUNCTION = """
@@ -16,6 +21,7 @@ import fasterrcnn_ops.numpy as ops
 boxes, scores = [[0, 0, 8, 8], [0, 0, 8, 7], [20, 0, 30, 8]], [0.5, 0.9, 0.1]
 assert ops.nms(boxes, scores, 0.5).tolist() == [1, 2]
 assert ops.batched_nms(boxes, scores, [1, 2, 1], 0.5).tolist() == [1, 0, 2]
+assert ops.soft_nms(boxes, scores, method="naive")[0].tolist() == [1, 2]
 assert ops.box_iou(boxes[:1], boxes[1:]).tolist() == [[0.875, 0.0]]
 deltas = ops.encode_boxes(boxes, boxes)
 assert ops.decode_boxes(deltas, boxes, image_size=(8, 30)).tolist() == boxes
@@ -50,6 +56,25 @@ def test_no_library_of_torch_is_loaded():
     assert "_numpy" in loaded
     assert "libtorch" not in loaded
     assert "libc10" not in loaded
+
+
+def check_stable_abi(*libraries: Path) -> subprocess.CompletedProcess[str]:
+    include = Path(torch.__file__).parent / "include"
+    tool = Path(__file__).resolve().parents[2] / "tools" / "check_stable_abi.py"
+    return subprocess.run([sys.executable, tool, include, *libraries], capture_output=True, text=True)
+
+
+def test_the_module_is_not_linked_with_torch(tmp_path):
+    folder = Path(fasterrcnn_ops.__file__).parent
+    (numpy_module,) = folder.glob("_numpy.*.so")
+    result = check_stable_abi(numpy_module)
+    assert result.returncode == 0, result.stderr
+    # The check can fail: the torch operators' library is no such module.
+    (pretended := tmp_path / "_numpy.so").write_bytes((folder / "_cpu.abi3.so").read_bytes())
+    result = check_stable_abi(pretended)
+    assert result.returncode == 1
+    assert "_numpy.so: is linked with libtorch" in result.stderr
+    assert "_numpy.so: needs aoti_torch_" in result.stderr
 
 
 @pytest.mark.parametrize("first", ["import fasterrcnn_ops.numpy", "import fasterrcnn_ops.nms"])

@@ -354,7 +354,9 @@ def test_mixed_precision_on_the_cpu(tmp_path, system):
     exact, mixed, again = (history for history, _ in models)
     assert mixed == again
     assert mixed[1] != exact[1]
-    assert mixed[1] == pytest.approx(exact[1], rel=0.1, abs=0.02)
+    # The second stage samples among other proposals than the exact run's, so its losses need not be close.
+    for name in ("loss_objectness", "loss_rpn_box_reg"):
+        assert mixed[1][name] == pytest.approx(exact[1][name], rel=0.1, abs=0.02)
     assert {parameter.dtype for parameter in models[1][1].parameters()} == {torch.float32}
 
 

@@ -1,13 +1,14 @@
 #include <algorithm>
 
 #include "box_iou/box_iou.h"
-#include "box_iou/box_iou_cpu_kernel.h"
+#include "box_iou/box_iou_cpu_levels.h"
+#include "huge_pages.h"
 #include "torch_api.h"
 
 namespace frcnn {
 namespace {
 
-constexpr int64_t kPairsPerThread = 16384;  // below this a thread costs more than it saves
+constexpr int64_t kPairsPerThread = 65536;  // below this a thread costs more than it saves
 
 Tensor box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2) {
   check_box_iou(boxes1, boxes2);
@@ -18,6 +19,7 @@ Tensor box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2) {
   const int64_t num_columns = others.size(0);
   Tensor iou = empty_on(rows, {num_rows, num_columns}, dtype);
   if (iou.numel() == 0) return iou;
+  advise_huge_pages(iou.mutable_data_ptr(), static_cast<size_t>(iou.numel() * iou.element_size()));
   Tensor columns = empty_on(rows, {kIouColumnArrays, num_columns}, dtype);
 
   dispatch_coordinates(dtype, [&]<typename T>() {
@@ -25,11 +27,13 @@ Tensor box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2) {
     const auto* boxes = reinterpret_cast<const Box<T>*>(data_of<T>(rows));
     const auto* other_boxes = reinterpret_cast<const Box<T>*>(data_of<T>(others));
     T* out = mutable_data_of<T>(iou);
-    parallel_for(num_columns, kPairsPerThread,
-                 [&](int64_t begin, int64_t end) { split_iou_columns(other_boxes, num_columns, begin, end, split); });
+    const BoxIouKernels<T>& kernel = box_iou_kernels<T>();
+    parallel_for(num_columns, kPairsPerThread, [&](int64_t begin, int64_t end) {
+      kernel.split_columns(other_boxes, num_columns, begin, end, split);
+    });
     const int64_t pairs_per_tile = std::min(kIouTile, num_columns);
     parallel_for(num_rows * iou_tiles_per_row(num_columns), kPairsPerThread / pairs_per_tile + 1,
-                 [&](int64_t begin, int64_t end) { box_iou_tiles(boxes, split, num_columns, begin, end, out); });
+                 [&](int64_t begin, int64_t end) { kernel.tiles(boxes, split, num_columns, begin, end, out); });
   });
   return iou;
 }

@@ -1,4 +1,4 @@
-// box_iou on the CPU; no torch.
+// box_iou for one CPU level; no torch. The compiler vectorises it.
 //
 // One task is one tile: a row of the result, kIouTile columns wide. The columns' boxes are first split into one array
 // per coordinate (with the area as a fifth), so that the inner loop reads and writes consecutive numbers and
@@ -7,17 +7,13 @@
 //   boxes2  x1 y1 x2 y2 | x1 y1 x2 y2 | …      columns  x1 x1 x1 … | y1 y1 … | x2 … | y2 … | area …
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
+#include "box_iou/box_iou_cpu_levels.h"
 #include "geometry/pairwise_iou.h"
 
-namespace frcnn {
-
-constexpr int64_t kIouTile = 2048;  // five float arrays of this length stay in the first-level cache
-constexpr int64_t kIouColumnArrays = 5;
-
-inline int64_t iou_tiles_per_row(int64_t num_boxes2) { return (num_boxes2 + kIouTile - 1) / kIouTile; }
+namespace frcnn::FRCNN_CPU_LEVEL {
+namespace {
 
 // Boxes [begin, end) of boxes2 into the arrays of `columns`.
 template <typename T>
@@ -47,7 +43,7 @@ void box_iou_tiles(const Box<T>* boxes1,
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t row = tile / tiles;
     const int64_t first = tile % tiles * kIouTile;
-    const int64_t last = std::min(first + kIouTile, num_boxes2);
+    const int64_t last = first + kIouTile < num_boxes2 ? first + kIouTile : num_boxes2;
     const Box<T> box = boxes1[row];
     const T box_size = box_area(box);
     T* out = iou + row * num_boxes2;
@@ -57,4 +53,5 @@ void box_iou_tiles(const Box<T>* boxes1,
   }
 }
 
-}  // namespace frcnn
+}  // namespace
+}  // namespace frcnn::FRCNN_CPU_LEVEL

@@ -1,8 +1,8 @@
-// box_iou for NumPy: the contract is box_iou/box_iou.h, the kernel box_iou/box_iou_cpu_kernel.h.
+// box_iou for NumPy: the contract is box_iou/box_iou.h, the kernels box_iou/box_iou_cpu_levels.h.
 #include <memory>
 
 #include "box_iou/box_iou.h"
-#include "box_iou/box_iou_cpu_kernel.h"
+#include "box_iou/box_iou_cpu_levels.h"
 #include "numpy_api/array.h"
 #include "numpy_api/functions.h"
 
@@ -22,10 +22,11 @@ py::array box_iou(const py::object& boxes1_object, const py::object& boxes2_obje
     const auto* others = reinterpret_cast<const Box<T>*>(memory2.data());
     T* out = iou.mutable_data();
     if (rows > 0 && columns > 0) {
+      const BoxIouKernels<T>& kernels = box_iou_kernels<T>();
       without_gil([&] {
         const std::unique_ptr<T[]> split(new T[kIouColumnArrays * columns]);
-        split_iou_columns(others, columns, 0, columns, split.get());
-        box_iou_tiles(boxes, split.get(), columns, 0, rows * iou_tiles_per_row(columns), out);
+        kernels.split_columns(others, columns, 0, columns, split.get());
+        kernels.tiles(boxes, split.get(), columns, 0, rows * iou_tiles_per_row(columns), out);
       });
     }
     return iou;

@@ -52,9 +52,10 @@ std::vector<T> wanted(const std::vector<T>& boxes1, std::int64_t rows, const std
                       std::int64_t columns) {
   std::vector<T> iou(rows * columns), split(columns * frcnn::kIouColumnArrays);
   if (iou.empty()) return iou;
-  frcnn::split_iou_columns(reinterpret_cast<const frcnn::Box<T>*>(boxes2.data()), columns, 0, columns, split.data());
-  frcnn::box_iou_tiles(reinterpret_cast<const frcnn::Box<T>*>(boxes1.data()), split.data(), columns, 0,
-                       rows * frcnn::iou_tiles_per_row(columns), iou.data());
+  frcnn::baseline::split_iou_columns(reinterpret_cast<const frcnn::Box<T>*>(boxes2.data()), columns, 0, columns,
+                                     split.data());
+  frcnn::baseline::box_iou_tiles(reinterpret_cast<const frcnn::Box<T>*>(boxes1.data()), split.data(), columns, 0,
+                                 rows * frcnn::iou_tiles_per_row(columns), iou.data());
   return iou;
 }
 

@@ -31,12 +31,12 @@ bool round_is_right(fuzz::Rng& rng) {
   auto boxes2 = fuzz::random_block<T>(rng, 4 * columns, hostility);
   fuzz::Block<T> split(frcnn::kIouColumnArrays * columns), iou(rows * columns);
   fuzz::split(rng, columns, [&](int64_t begin, int64_t end) {
-    frcnn::split_iou_columns(reinterpret_cast<const frcnn::Box<T>*>(boxes2.data.get()), columns, begin, end,
-                             split.data.get());
+    frcnn::FRCNN_CPU_LEVEL::split_iou_columns(reinterpret_cast<const frcnn::Box<T>*>(boxes2.data.get()), columns, begin,
+                                              end, split.data.get());
   });
   fuzz::split(rng, rows * frcnn::iou_tiles_per_row(columns), [&](int64_t begin, int64_t end) {
-    frcnn::box_iou_tiles(reinterpret_cast<const frcnn::Box<T>*>(boxes1.data.get()), split.data.get(), columns, begin,
-                         end, iou.data.get());
+    frcnn::FRCNN_CPU_LEVEL::box_iou_tiles(reinterpret_cast<const frcnn::Box<T>*>(boxes1.data.get()), split.data.get(),
+                                          columns, begin, end, iou.data.get());
   });
 
   for (int64_t i = 0; i < rows; ++i) {

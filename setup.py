@@ -16,7 +16,7 @@ from setuptools import Extension, setup
 sys.path.insert(0, str(Path("tools").resolve()))  # cpu_levels.py
 OLDEST_TORCH = (2, 11)
 OLDEST = ".".join(map(str, OLDEST_TORCH))
-TARGET = "0x{:02x}{:02x}000000000000ULL".format(*OLDEST_TORCH)  # the stable ABI this binary asks of torch
+TARGET = "-DTORCH_TARGET_VERSION=0x{:02x}{:02x}000000000000ULL".format(*OLDEST_TORCH)  # the stable ABI asked of torch
 
 
 def stop(message: str) -> None:
@@ -82,18 +82,19 @@ def cuda_release(torch) -> str | None:
     return release[1]
 
 
-def extensions(torch) -> tuple[list, type]:
-    """The libraries, and the build_ext command that builds them."""
+def extensions(torch) -> dict:
+    """The libraries and the build_ext command that builds them, as arguments of setup()."""
     if shutil.which(compiler := os.environ.get("CXX", "c++").split()[0]) is None:
         stop(f"no C++ compiler: `{compiler}` was not found; install g++ or clang++, or set CXX")
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        stop(f"no Python.h in {sysconfig.get_path('include')}: install Python's headers (python3-dev or python3-devel)")
     release = cuda_release(torch)  # sets CUDA_HOME, which cpp_extension reads when it is imported
     from cpu_levels import CXX_FLAGS, DROP_UNUSED, with_cpu_levels
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     built = f"torch {torch.__version__}" + (f" with CUDA {release}" if release else "")
-    target = f"-DTORCH_TARGET_VERSION={TARGET}"
-    nvcc = ["-O3", "-std=c++20", "-fmad=false", "-Xcompiler=-fvisibility=hidden", "-DUSE_CUDA", target]
-    flags = {"cxx": [*CXX_FLAGS, target, f'-DFRCNN_BUILD_INFO="built against {built}"'], "nvcc": nvcc}
+    nvcc = ["-O3", "-std=c++20", "-fmad=false", "-Xcompiler=-fvisibility=hidden", "-DUSE_CUDA", TARGET]
+    flags = {"cxx": [*CXX_FLAGS, TARGET, f'-DFRCNN_BUILD_INFO="built against {built}"'], "nvcc": nvcc}
     folders = [str(Path("csrc").resolve()), str(Path(torch.__file__).parent / "include")]  # pybind11 comes with torch
     files = sorted(map(str, Path("csrc").rglob("*.*")))
 
@@ -106,7 +107,7 @@ def extensions(torch) -> tuple[list, type]:
     modules += [library(CUDAExtension, "_cuda", "_cuda.cu", **operators)] if release else []
     modules += [library(Extension, "_numpy", "_numpy.cpp", extra_compile_args={"cxx": CXX_FLAGS}, **DROP_UNUSED)]
     build_ext = BuildExtension.with_options(use_ninja=shutil.which("ninja") is not None)
-    return modules, with_cpu_levels(build_ext, Path("csrc"))
+    return {"ext_modules": modules, "cmdclass": {"build_ext": with_cpu_levels(build_ext, Path("csrc"))}}
 
 
 torch = find_torch()
@@ -115,5 +116,4 @@ if {"egg_info", "dist_info", "sdist"} & set(sys.argv):  # pip asking what to ins
 elif torch is None:
     stop(f"no torch to build against in {sys.executable}: pip install 'torch>={OLDEST}' first")
 else:
-    modules, build_ext = extensions(torch)
-    setup(ext_modules=modules, cmdclass={"build_ext": build_ext})
+    setup(**extensions(torch))

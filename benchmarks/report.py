@@ -34,10 +34,7 @@ def table(groups: dict[str, dict[str, float]]) -> str:
     rivals = [name for name in RIVALS if name in ALWAYS or any(name in medians for medians in groups.values())]
     lines = [f"| case | ours | {' | '.join(rivals)} |", "|---|---:|" + "---:|" * len(rivals)]
     for group, medians in sorted(groups.items()):
-        ratios = [
-            f"{medians[rival] / medians['ours']:.1f}×" if rival in medians else "–"
-            for rival in rivals
-        ]
+        ratios = [f"{medians[rival] / medians['ours']:.1f}×" if rival in medians else "–" for rival in rivals]
         lines.append(f"| `{group}` | {duration(medians['ours'])} | {' | '.join(ratios)} |")
     return "\n".join(lines)
 

@@ -187,9 +187,10 @@ class TwoStageDetector(nn.Module):
                 module.eval()
 
     def _rpn_losses(self, output: RPNOutput, batch: ImageBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        anchors = output.anchors
         labels, deltas = zip(
             *(
-                self.anchor_targets(output.anchors, target["boxes"], size, generator)
+                self.anchor_targets(anchors, target["boxes"], size, generator)
                 for target, size in zip(batch.targets, batch.sizes, strict=True)
             ),
             strict=True,

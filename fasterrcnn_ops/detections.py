@@ -120,7 +120,9 @@ def select_detections_with_proposal(
     if box_deltas.ndim == 2:
         box_deltas = box_deltas.unflatten(0, (batch, slots))
     if not isinstance(image_sizes, Tensor):
-        image_sizes = torch.tensor(image_sizes, dtype=torch.float64, device=proposals.device).reshape(-1, 2)
+        image_sizes = (
+            torch.tensor(image_sizes, dtype=torch.float64).reshape(-1, 2).to(proposals.device, non_blocking=True)
+        )
     with torch.no_grad():
         return torch.ops.fasterrcnn_ops.select_detections(
             class_logits,

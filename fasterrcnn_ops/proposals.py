@@ -99,7 +99,7 @@ def generate_proposals(
     """
     device = objectness[0].device if len(objectness) else torch.device("cpu")
     if not isinstance(image_sizes, Tensor):
-        image_sizes = torch.tensor(image_sizes, dtype=torch.float64, device=device).reshape(-1, 2)
+        image_sizes = torch.tensor(image_sizes, dtype=torch.float64).reshape(-1, 2).to(device, non_blocking=True)
     min_sizes = None
     if isinstance(min_size, Tensor):
         min_sizes, min_size = min_size.double() - 1 if inclusive_sides else min_size, 0.0

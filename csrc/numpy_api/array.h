@@ -67,9 +67,7 @@ using ContiguousArray =
 // `array` as contiguous memory of T; no copy where it already is.
 template <typename T>
 ContiguousArray<T> contiguous_as(const NumpyArray& array) {
-  auto result = ContiguousArray<T>::ensure(array.object());
-  if (!result) throw py::error_already_set();
-  return result;
+  return ContiguousArray<T>(static_cast<const py::object&>(array.object()));  // throws NumPy's MemoryError
 }
 
 // Uninitialised.

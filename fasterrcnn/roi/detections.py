@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fasterrcnn.box_coder import BoxCoder
 from fasterrcnn.types import Detections, Size
-from fasterrcnn_ops import batched_nms
+from fasterrcnn_ops import select_detections_with_proposal
 
 # Sides in pixels of the batch below which a clipped box is nothing: what is left of boxes outside the image.
 SMALLEST_SIDE = 1e-2
@@ -59,8 +59,10 @@ class DetectionLayer:
             Detections by descending score. A proposal may be detected as several classes.
         """
         max_detections = self.max_detections if max_detections is None else max_detections
-        found, _ = self._chosen(logits, deltas, boxes, valid, image_size, score_threshold, nms_threshold)
-        return Detections(found.boxes[:max_detections], found.labels[:max_detections], found.scores[:max_detections])
+        found, _ = self._chosen(
+            logits, deltas, boxes, valid, image_size, max_detections, score_threshold, nms_threshold
+        )
+        return found
 
     def _chosen(
         self,
@@ -69,25 +71,28 @@ class DetectionLayer:
         boxes: Tensor,
         valid: Tensor,
         image_size: Size,
+        max_detections: int,
         score_threshold: float | None = None,
         nms_threshold: float | None = None,
     ) -> tuple[Detections, Tensor]:
-        """All detections, by descending score, and the proposal of each, int64[D]."""
-        score_threshold = self.score_threshold if score_threshold is None else score_threshold
-        nms_threshold = self.nms_threshold if nms_threshold is None else nms_threshold
-        scores = logits.float().softmax(dim=1)[:, 1:]  # [K, C]
-        classes = scores.shape[1]
-        refined = self.coder.decode(deltas.float(), boxes, image_size).unflatten(1, (deltas.shape[1] // 4, 4))
-        refined = refined[:, -classes:]  # [K, C, 4], without background's
-        sides = refined[..., 2:] - refined[..., :2]
-        wanted = (scores > score_threshold) & valid[:, None] & (sides >= SMALLEST_SIDE).all(dim=2)
-        if self.candidates_per_class is not None and self.candidates_per_class < len(scores):
-            order = torch.where(wanted, scores, -1.0).argsort(dim=0, descending=True, stable=True)
-            wanted = wanted.scatter(0, order[self.candidates_per_class :], False)
-        proposal, column = wanted.nonzero(as_tuple=True)
-        refined, scores = refined[proposal, column], scores[proposal, column]
-        keep = batched_nms(refined, scores, column, nms_threshold)
-        return Detections(refined[keep], column[keep] + 1, scores[keep]), proposal[keep]
+        """Detections by descending score, and the proposal of each, int64[D]; one read-back of their number."""
+        *slots, count, proposal = select_detections_with_proposal(
+            # What has no number as a logit is never detected.
+            torch.where(valid[:, None], logits.detach().float(), torch.nan)[None],
+            deltas.detach().float()[None],
+            boxes.detach()[None],
+            torch.full((1,), len(boxes), device=boxes.device),
+            [image_size],
+            score_threshold=self.score_threshold if score_threshold is None else score_threshold,
+            nms_threshold=self.nms_threshold if nms_threshold is None else nms_threshold,
+            max_detections=max_detections,
+            weights=self.coder.weights,
+            inclusive=self.coder.inclusive,
+            min_size=SMALLEST_SIDE,
+            candidates_per_class=self.candidates_per_class,
+        )
+        used = int(count)
+        return Detections(*(tensor[0, :used] for tensor in slots)), proposal[0, :used]
 
 
 @dataclass
@@ -114,7 +119,8 @@ def class_rows(
 
     There is no bound on their number.
     """
-    found, proposal = layer._chosen(logits, deltas, boxes, valid, image_size)
+    everything = len(boxes) * (logits.shape[1] - 1)
+    found, proposal = layer._chosen(logits, deltas, boxes, valid, image_size, everything)
     rows = logits.new_full(((logits.shape[1] - 1) * len(boxes), 6), -1.0, dtype=torch.float32)
     columns = [(found.labels - 1).float()[:, None], found.scores[:, None], found.boxes]
     rows[(found.labels - 1) * len(boxes) + proposal] = torch.cat(columns, dim=1)

@@ -16,24 +16,62 @@ from fasterrcnn.types import Proposals, Size
 
 @dataclass
 class RPNOutput:
-    """What the RPN says about each anchor of a batch.
+    """What the RPN says about each anchor of a batch; N = H·W·A anchors in the order (y·W + x)·A + a.
+
+    Proposals are made from the maps as they are; training takes them apart by anchor.
 
     Attributes:
-        anchors: float[N, 4] in pixels of the batch, the same for every image; N = H·W·A.
-        logits: float[B, N, 2] as (background, object), or float[B, N, 1] where objectness is a sigmoid.
-        deltas: float[B, N, 4], offsets from the anchors.
+        score_map: float[B, A·s, H, W], channel a·s + i is score i of anchor a; s = 2 as (background, object), or s = 1
+            where objectness is a sigmoid.
+        delta_map: float[B, 4A, H, W], channel 4a + i is offset i of anchor a.
+        grid: The anchors of each location.
     """
 
-    anchors: Tensor
-    logits: Tensor
-    deltas: Tensor
+    score_map: Tensor
+    delta_map: Tensor
+    grid: AnchorGrid
+
+    @property
+    def anchors(self) -> Tensor:
+        """float[N, 4] in pixels of the batch, the same for every image."""
+        return self.grid((self.score_map.shape[2], self.score_map.shape[3]), self.score_map.device)
+
+    @property
+    def logits(self) -> Tensor:
+        """float[B, N, 2] as (background, object), or float[B, N, 1]."""
+        return self._by_anchor(self.score_map)
+
+    @property
+    def deltas(self) -> Tensor:
+        """float[B, N, 4], offsets from the anchors."""
+        return self._by_anchor(self.delta_map)
+
+    @property
+    def objectness_map(self) -> Tensor:
+        """float[B, A, H, W], the log-odds of being an object; of a softmax pair the difference of its logits."""
+        if self.score_map.shape[1] == len(self.grid):
+            return self.score_map
+        scores = self.score_map.float()
+        return scores[:, 1::2] - scores[:, 0::2]
+
+    def _by_anchor(self, maps: Tensor) -> Tensor:
+        # Channels a·s + i of a location become row a, column i: move the channels last, then split them.
+        batch, channels, height, width = maps.shape
+        return maps.permute(0, 2, 3, 1).reshape(batch, height * width * len(self.grid), channels // len(self.grid))
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """Log-odds of being an object, [..., 2] (of a softmax over background, object) or [..., 1] (of a sigmoid) → [...].
+
+    As floats they tell more boxes apart than probabilities do, which matters where boxes are put in order.
+    """
+    logits = logits.float()
+    return logits[..., 1] - logits[..., 0] if logits.shape[-1] == 2 else logits[..., 0]
 
 
 def objectness(logits: Tensor) -> Tensor:
-    """Probability of being an object, [..., 2] (softmax over background, object) or [..., 1] (sigmoid) → [...]."""
-    if logits.shape[-1] == 2:
-        return logits.float().softmax(dim=-1)[..., 1]
-    return logits.float().sigmoid()[..., 0]
+    """Probability of being an object, [..., 2] or [..., 1] → [...], as :func:`log_odds`."""
+    return log_odds(logits).sigmoid()
 
 
 class RegionProposalNetwork(nn.Module):
@@ -65,23 +103,20 @@ class RegionProposalNetwork(nn.Module):
         return self.head(features)
 
     def predict(self, features: Tensor) -> RPNOutput:
-        """Scores and offsets of every anchor of features [B, C, H, W], in the anchors' order (y·W + x)·A + a."""
-        scores, deltas = self.maps(features)
-        batch = features.shape[0]
-        # Channels a·s + i of a location become row a, column i: move the channels last, then split them.
-        logits = scores.permute(0, 2, 3, 1).reshape(batch, -1, self.scores_per_anchor)
-        deltas = deltas.permute(0, 2, 3, 1).reshape(batch, -1, 4)
-        anchors = self.anchors((features.shape[2], features.shape[3]), features.device)
-        return RPNOutput(anchors, logits, deltas)
+        """Scores and offsets of every anchor of features [B, C, H, W]."""
+        return RPNOutput(*self.maps(features), self.anchors)
 
     def propose(
         self, output: RPNOutput, image_sizes: Sequence[Size], scales: Sequence[float], *, training: bool
     ) -> Proposals:
         """Proposals of each image; no gradient flows through them (paper, section 3.2: approximate joint training)."""
         with torch.no_grad():
-            scores = objectness(output.logits)
+            objectness_map = output.objectness_map
+            if objectness_map.dtype == torch.float64:
+                objectness_map = objectness_map.float()  # boxes are float32 in every detector
+            delta_map = output.delta_map.to(objectness_map.dtype)
             return self.proposal_layer(
-                output.anchors, scores, output.deltas.float(), image_sizes, scales, training=training
+                [objectness_map], [delta_map], [output.grid], image_sizes, scales, training=training
             )
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fasterrcnn.box_coder import BoxCoder
+from fasterrcnn.rpn.anchors import AnchorGrid
 from fasterrcnn.types import Proposals, Size
-from fasterrcnn_ops import nms_padded
+from fasterrcnn_ops import generate_proposals
 
 
 @dataclass
@@ -42,63 +43,60 @@ class ProposalLayer:
 
     def __call__(
         self,
-        anchors: Tensor,
-        scores: Tensor,
-        deltas: Tensor,
+        objectness: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        grids: Sequence[AnchorGrid],
         image_sizes: Sequence[Size],
         scales: Sequence[float],
         *,
         training: bool,
     ) -> Proposals:
-        """Chooses proposals.
+        """Chooses proposals, by :func:`fasterrcnn_ops.generate_proposals`, which says what happens to ties and NaN.
 
         Args:
-            anchors: float[N, 4] in pixels of the batch.
-            scores: float[B, N], probability of being an object.
-            deltas: float[B, N, 4], offsets from the anchors.
+            objectness: Of each level float[B, A, H, W], log-odds of being an object.
+            deltas: Of each level float[B, 4A, H, W], offsets from the anchors.
+            grids: Of each level, its anchors.
             image_sizes: (height, width) to which the boxes of each image are clipped, padding excluded.
             scales: Resize factor of each image.
             training: Which of the two counts apply.
 
         Returns:
             Proposals, best first, in :class:`~fasterrcnn.types.Proposals`' fixed-capacity form. An image on which no
-            anchor survives has count 0. Equal scores keep the anchors' order; NaN scores and boxes are never proposed.
+            anchor survives has count 0.
+
+        Raises:
+            ValueError: Levels have anchors about different points of their locations.
         """
         which = 0 if training else 1
-        pre, post = self.pre_nms_top_n[which], self.post_nms_top_n[which]
-        images = [
-            self._propose(anchors, scores[i], deltas[i], size, self._min_side(scale), pre, post)
-            for i, (size, scale) in enumerate(zip(image_sizes, scales, strict=True))
-        ]
-        boxes, kept_scores, counts = zip(*images, strict=True)
-        return Proposals(torch.stack(boxes), torch.stack(kept_scores), torch.stack(counts))
+        offsets = {grid.offset for grid in grids}
+        if len(offsets) != 1:
+            raise ValueError(f"all levels need one anchor offset, got {sorted(offsets)}")
+        device = objectness[0].device
+        boxes, scores, count = generate_proposals(
+            objectness,
+            deltas,
+            [grid.cell_anchors.to(device) for grid in grids],
+            [grid.stride for grid in grids],
+            list(image_sizes),
+            pre_nms_top_n=self.pre_nms_top_n[which],
+            post_nms_top_n=self.post_nms_top_n[which],
+            nms_threshold=self.nms_threshold,
+            min_size=self._min_sizes(scales, device),
+            weights=self.coder.weights,
+            anchor_offset=offsets.pop(),
+            inclusive=self.coder.inclusive,
+            inclusive_sides=self.inclusive_sides,
+            filter_before_topk=self.filter_before_top_k,
+        )
+        return Proposals(boxes, scores, count)
 
-    def _min_side(self, scale: float) -> float:
-        """Smallest x2 − x1 or y2 − y1 in pixels of the batch."""
-        return self.min_size * (scale if self.scale_min_size else 1.0) - self.inclusive_sides
-
-    def _propose(
-        self, anchors: Tensor, scores: Tensor, deltas: Tensor, size: Size, min_side: float, pre: int, post: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        boxes = self.coder.decode(deltas, anchors, size)
-        if len(boxes) == 0:
-            return boxes.new_zeros(post, 4), scores.new_zeros(post), scores.new_zeros((), dtype=torch.int64)
-        large = (boxes[:, 2] - boxes[:, 0] >= min_side) & (boxes[:, 3] - boxes[:, 1] >= min_side)
-        # What is dropped is sent to the end rather than removed, which keeps shapes fixed: behind all others it can
-        # suppress nothing, and everything from there on is cut off below.
-        good = scores.isfinite() & boxes.isfinite().all(dim=1)
-        scores = torch.where(good & large if self.filter_before_top_k else good, scores, -torch.inf)
-        # A stable sort, not topk, whose choice among equal scores differs between devices.
-        scores, order = scores.sort(descending=True, stable=True)
-        scores, boxes = scores[:pre], boxes[order[:pre]]
-        if not self.filter_before_top_k:
-            scores, again = torch.where(large[order[:pre]], scores, -torch.inf).sort(descending=True, stable=True)
-            boxes = boxes[again]
-        keep, _ = nms_padded(boxes, scores, iou_threshold=self.nms_threshold, max_output=post)
-        index = keep.clamp(min=0)
-        used = (keep >= 0) & (scores[index] > -torch.inf)
-        kept_boxes = torch.where(used[:, None], boxes[index], 0.0)
-        return kept_boxes, torch.where(used, scores[index], 0.0), used.sum()
+    def _min_sizes(self, scales: Sequence[float], device: torch.device) -> float | Tensor:
+        """Smallest side in pixels of the batch, for all images or [B]."""
+        if not self.scale_min_size:
+            return self.min_size
+        sizes = torch.tensor([self.min_size * scale for scale in scales], dtype=torch.float64)
+        return sizes.to(device, non_blocking=True)
 
 
 def fill_up(proposals: Proposals, image_size: Size, seed: int = 0) -> Tensor:

@@ -2,7 +2,8 @@
 
 The numbers of the system are the defaults; what is learned comes from the model, a
 :class:`~fasterrcnn.stepwise.StepwiseRCNN`. One image at a time. Called one after another, with the generator of the
-model, the functions give bitwise what its ``losses()`` and ``detect()`` give; docs/stepwise.md walks through them.
+model, the functions give what its ``losses()`` and ``detect()`` give, to the rounding of floats; docs/stepwise.md walks
+through them.
 
 Shapes are those of one 800 × 800 image through VGG-16: H·W = 50 × 50 locations with A = 9 anchors each make N = 22,500
 anchors. M ground-truth boxes of C classes, K proposals of which S are sampled, D detections. Boxes are (x1, y1, x2, y2)
@@ -21,7 +22,7 @@ from torch import Tensor
 from fasterrcnn.box_coder import BoxCoder
 from fasterrcnn.image_batch import ImageBatcher, boxes_to_original
 from fasterrcnn.roi import DetectionLayer, RoIPooler
-from fasterrcnn.rpn import AnchorGrid, objectness
+from fasterrcnn.rpn import AnchorGrid, log_odds
 from fasterrcnn.stepwise.model import StepwiseRCNN
 from fasterrcnn.training.losses import StageLoss
 from fasterrcnn.training.matching import Matcher
@@ -202,10 +203,11 @@ def decode_proposals(anchors: Tensor, logits: Tensor, deltas: Tensor, image_size
         image_size: (height, width) in pixels.
 
     Returns:
-        Boxes float[N, 4] and scores float[N], the probability in 0…1 of being an object. No gradient flows through
-        them (RPN, section 3.2, approximate joint training).
+        Boxes float[N, 4] and scores float[N], the log-odds of being an object: their sigmoid is the probability, which
+        as a float cannot tell apart so many. No gradient flows through them (RPN, section 3.2, approximate joint
+        training).
     """
-    return BoxCoder().decode(deltas.detach().float(), anchors, image_size), objectness(logits.detach())
+    return BoxCoder().decode(deltas.detach().float(), anchors, image_size), log_odds(logits.detach())
 
 
 def drop_small(boxes: Tensor, scores: Tensor, *, min_size: float = 16.0) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Mixed precision: features in bfloat16, anchors and boxes in float32 (a bfloat16 coordinate near 1000 is good to 4 px)."""
+"""Mixed precision: features in bfloat16, anchors and boxes in float32 (bfloat16 near 1000 is good to 4 pixels)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_anchors_and_decoding_stay_float32(system):
         proposals = model.rpn.propose(output, [(250, 310)], [1.0], training=False)
     assert output.anchors.dtype == proposals.boxes.dtype == proposals.scores.dtype == torch.float32
     # The same maps, widened, outside autocast: decoding itself lost nothing.
-    output.logits, output.deltas = output.logits.float(), output.deltas.float()
+    output.score_map, output.delta_map = output.score_map.float(), output.delta_map.float()
     again = model.rpn.propose(output, [(250, 310)], [1.0], training=False)
     assert torch.equal(proposals.boxes, again.boxes)
     assert int(proposals.count) > 0

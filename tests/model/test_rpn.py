@@ -27,11 +27,24 @@ def logit_order_model() -> fasterrcnn.FasterRCNN:
     return fasterrcnn.FasterRCNN(2, backbone="tiny")
 
 
+class Anchors(AnchorGrid):
+    """Any boxes as the anchors of the only location of a map."""
+
+    def __init__(self, boxes: Tensor) -> None:
+        self.cell_anchors, self.stride, self.offset = boxes, 1, 0.0
+
+
+def proposals_of(layer: ProposalLayer, anchors: Tensor, scores: Tensor, deltas: Tensor, sizes, scales) -> Proposals:
+    """Of anchors [N, 4], probabilities [B, N] and deltas [B, N, 4]; in use."""
+    maps = scores.logit()[..., None, None], deltas.reshape(len(deltas), -1, 1, 1)
+    return layer([maps[0]], [maps[1]], [Anchors(anchors)], sizes, scales, training=False)
+
+
 def propose(anchors: Tensor, scores: list[float] | Tensor, *, training=False, scale=1.0, **rules) -> Proposals:
     """Proposals of one image whose anchors are not moved."""
-    scores = torch.as_tensor(scores)[None]
-    layer = ProposalLayer(**rules)
-    return layer(anchors, scores, torch.zeros(1, len(anchors), 4), [SIZE], [scale], training=training)
+    logits = torch.as_tensor(scores).logit()[None, :, None, None]
+    deltas = torch.zeros(1, 4 * len(anchors), 1, 1)
+    return ProposalLayer(**rules)([logits], [deltas], [Anchors(anchors)], [SIZE], [scale], training=training)
 
 
 def spread(count: int, side: float = 20.0) -> Tensor:
@@ -125,16 +138,17 @@ def test_small_boxes_go_before_top_k(scale, kept):
 def test_clipped_to_each_image():
     anchors = torch.tensor([[-50.0, -50, 400, 400]])
     layer = ProposalLayer()
-    proposals = layer(anchors, torch.ones(2, 1), torch.zeros(2, 1, 4), [(100, 80), (60, 90)], [1, 1], training=False)
+    sizes = [(100, 80), (60, 90)]
+    proposals = proposals_of(layer, anchors, torch.ones(2, 1), torch.zeros(2, 1, 4), sizes, [1, 1])
     assert proposals.boxes[:, 0].tolist() == [[0, 0, 80, 100], [0, 0, 90, 60]]
 
 
 def test_bad_values_are_never_proposed():
-    boxes = spread(5)
-    deltas = torch.zeros(1, 5, 4)
+    boxes = spread(4)
+    deltas = torch.zeros(1, 4, 4)
     deltas[0, 1, 0] = float("nan")
-    scores = torch.tensor([[0.5, 0.9, float("nan"), 0.4, float("inf")]])
-    proposals = ProposalLayer()(boxes, scores, deltas, [SIZE], [1.0], training=False)
+    scores = torch.tensor([[0.5, 0.9, float("nan"), 0.4]])
+    proposals = proposals_of(ProposalLayer(), boxes, scores, deltas, [SIZE], [1.0])
     assert proposals.count.tolist() == [2]
     torch.testing.assert_close(proposals.boxes[0, :2], boxes[[0, 3]])
 
@@ -148,9 +162,8 @@ def test_invariants_on_random_anchors():
     torch.manual_seed(3)
     corner = torch.rand(2000, 2) * torch.tensor([250.0, 150.0])
     anchors = torch.cat([corner, corner + 5 + torch.rand(2000, 2) * 60], dim=1)
-    proposals = ProposalLayer()(
-        anchors, torch.rand(2, 2000), torch.randn(2, 2000, 4) * 0.1, [SIZE, SIZE], [1.0, 1.0], training=False
-    )
+    scores, deltas = torch.rand(2, 2000), torch.randn(2, 2000, 4) * 0.1
+    proposals = proposals_of(ProposalLayer(), anchors, scores, deltas, [SIZE, SIZE], [1.0, 1.0])
     for boxes, scores, count in zip(proposals.boxes, proposals.scores, proposals.count.tolist(), strict=True):
         assert 0 < count <= 300
         used = boxes[:count]
@@ -266,7 +279,7 @@ def test_inclusive_boxes_end_at_the_last_pixel():
     """Clipped to width − 1 and height − 1, as the families do that count it."""
     layer = ProposalLayer(coder=BoxCoder(inclusive=True))
     anchors = torch.tensor([[-50.0, -50, 400, 400]])
-    proposals = layer(anchors, torch.ones(1, 1), torch.zeros(1, 1, 4), [(100, 80)], [1.0], training=False)
+    proposals = proposals_of(layer, anchors, torch.ones(1, 1), torch.zeros(1, 1, 4), [(100, 80)], [1.0])
     assert proposals.boxes[0, 0].tolist() == [0, 0, 79, 99]
 
 

@@ -338,7 +338,7 @@ def run_training_stages(model, picture, target, generator):
 
 @pytest.mark.parametrize("overrides", [{}, {"roi_add_ground_truth": False, "roi_positive_iou": 0.3}])
 def test_stages_are_the_losses(overrides):
-    """Bit for bit, gradients included, with the same seed; and other samples with another."""
+    """With the same seed, gradients included, to the rounding of an exponential; other samples with another seed."""
     model = tiny(**overrides)
     ours = run_training_stages(model, image(), TARGET, torch.Generator().manual_seed(7))
     sum(ours.values()).backward()
@@ -348,9 +348,10 @@ def test_stages_are_the_losses(overrides):
     sum(theirs.values()).backward()
     assert ours.keys() == theirs.keys()
     for name, loss in ours.items():
-        assert torch.equal(loss, theirs[name]), name
+        torch.testing.assert_close(loss, theirs[name], rtol=1e-5, atol=1e-6)
         assert loss > 0
-    assert all(torch.equal(g, p.grad) for g, p in zip(gradients, model.parameters(), strict=True))
+    for gradient, parameter in zip(gradients, model.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-5)
     assert run_training_stages(model, image(), TARGET, torch.Generator().manual_seed(8)) != ours
 
 
@@ -371,9 +372,9 @@ def test_stages_are_the_detections():
     found = stepwise.to_original(stepwise.make_detections(logits, deltas, proposals, batch.sizes[0]), batch)
     (expected,) = model.detect([image()])
     assert len(found) > 0
-    assert torch.equal(found.boxes, expected.boxes)
+    torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-5, atol=1e-4)
     assert torch.equal(found.labels, expected.labels)
-    assert torch.equal(found.scores, expected.scores)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-5, atol=1e-6)
 
 
 def test_best_anchors_of_a_truth_are_positive_however_low():

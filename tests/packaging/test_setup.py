@@ -58,6 +58,23 @@ def test_no_compiler(tmp_path):
     assert "Traceback" not in result.stderr
 
 
+def test_no_python_headers(tmp_path):
+    program = "import sysconfig; sysconfig.get_path = lambda name: '/nowhere'; import runpy, sys; "
+    program += "sys.argv = ['setup.py', 'build_ext']; runpy.run_path('setup.py', run_name='__main__')"
+    (tmp_path / "setup.py").write_bytes((ROOT / "setup.py").read_bytes())
+    path = pretend_torch(tmp_path, "2.13.0", None)
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path, "CXX": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode != 0
+    assert "no Python.h in /nowhere: install Python's headers (python3-dev or python3-devel)" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_torch_too_old(tmp_path):
     result = run_setup(tmp_path, PYTHONPATH=pretend_torch(tmp_path, "2.9.1", None))
     assert result.returncode != 0

@@ -153,8 +153,8 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
           only touch receive none for their (empty) overlap. The latter is what torch's ``clamp`` does from 2.14 on;
           before that it let the gradient through, and torchvision's result with it.
         * Deterministic, forward and backward; the result does not depend on the number of threads. Plain
-          two-dimensional xyxy boxes of one floating dtype go to the kernel (on the CPU their gradient too), everything else
-          takes the same formula through torch operations.
+          two-dimensional xyxy boxes of one floating dtype go to the kernel, on the CPU their gradient too; everything
+          else takes the same formula through torch operations.
 
     Example:
         >>> box_iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 3.0, 2.0]]))

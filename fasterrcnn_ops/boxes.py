@@ -347,4 +347,5 @@ def _box_iou_gradient(grad: Tensor, boxes1: Tensor, boxes2: Tensor) -> tuple[Ten
     return grad1.to(boxes1.dtype), grad2.to(boxes2.dtype)
 
 
+torch.library.impl("fasterrcnn_ops::box_iou_backward", "CUDA")(_box_iou_gradient)  # no kernel of its own there yet
 torch.library.register_autograd("fasterrcnn_ops::box_iou", _box_iou_backward, setup_context=_box_iou_setup_context)

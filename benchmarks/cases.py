@@ -41,6 +41,18 @@ def rpn_like(n: int, *, objects: int = 40, seed: int = 0) -> tuple[Tensor, Tenso
     return boxes[order], scores[order]
 
 
+def scattered(n: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Small boxes anywhere in the image, any score: hardly any overlap, so nearly all are kept.
+
+    Returns:
+        boxes [N, 4] and scores [N].
+    """
+    generator = torch.Generator().manual_seed(seed)
+    centre = torch.rand(n, 2, generator=generator) * torch.tensor([IMAGE_WIDTH, IMAGE_HEIGHT])
+    size = 16 + torch.rand(n, 2, generator=generator) * 64
+    return torch.cat([centre - size / 2, centre + size / 2], dim=1), torch.rand(n, generator=generator)
+
+
 def detections_like(n: int, classes: int, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """What a box head hands to per-class NMS: boxes [N, 4], scores [N] and labels int64 [N] in 1 … C."""
     boxes, scores = rpn_like(n, seed=seed)

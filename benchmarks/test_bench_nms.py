@@ -20,12 +20,14 @@ def same_indices(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "threshold"), [(200, 0.5), (1000, 0.5), (2000, 0.7), (6000, 0.7), (12000, 0.7)], ids=lambda value: str(value)
+    ("scene", "n", "threshold"),
+    [("rpn", n, 0.7) for n in (200, 1000, 2000, 6000, 12000, 30000)] + [("rpn", 1000, 0.5), ("scattered", 6000, 0.5)],
+    ids=lambda value: str(value),
 )
-def test_nms(race, n, threshold):
-    boxes, scores = cases.rpn_like(n)
+def test_nms(race, scene, n, threshold):
+    boxes, scores = {"rpn": cases.rpn_like, "scattered": cases.scattered}[scene](n)
     race(
-        f"nms/rpn_{n}_at_{threshold}",
+        f"nms/{scene}_{n}_at_{threshold}",
         {
             "ours": lambda: fasterrcnn_ops.nms(boxes, scores, threshold),
             "reference": lambda: reference.nms(boxes, scores, threshold),
@@ -35,7 +37,7 @@ def test_nms(race, n, threshold):
     )
 
 
-@pytest.mark.parametrize(("n", "classes"), [(1000, 80), (8000, 80), (1000, 5)])
+@pytest.mark.parametrize(("n", "classes"), [(1000, 80), (4000, 80), (8000, 80), (1000, 5)])
 def test_batched_nms(race, n, classes):
     """Coordinates are positive and ids small, where torchvision's shifted boxes still decide as exact ids do."""
     boxes, scores, labels = cases.detections_like(n, classes)
@@ -50,7 +52,7 @@ def test_batched_nms(race, n, classes):
     )
 
 
-@pytest.mark.parametrize(("n", "max_output"), [(6000, 300), (12000, 2000)])
+@pytest.mark.parametrize(("n", "max_output"), [(6000, 300), (6000, 1000), (12000, 2000)])
 def test_nms_padded(race, n, max_output):
     """The RPN's use, stopping at the best `max_output` proposals."""
     boxes, scores = cases.rpn_like(n)

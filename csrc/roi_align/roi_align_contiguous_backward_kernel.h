@@ -10,9 +10,9 @@
 #pragma once
 
 #include "roi_align/roi_align_cpu_levels.h"
-#include "simd_pick.h"
 #include "roi_align/roi_align_window.h"
 #include "simd_floats.h"
+#include "simd_pick.h"
 
 namespace frcnn::FRCNN_CPU_LEVEL {
 namespace {

@@ -36,7 +36,7 @@ def test_roi_kernels(compiler, tmp_path, room):
 
 
 @pytest.mark.parametrize("level", _library.cpu_levels())
-@pytest.mark.parametrize("room", ["roi_align_levels"])
+@pytest.mark.parametrize("room", ["roi_align_levels", "roi_pool_levels"])
 def test_kernels_of_a_level(compiler, tmp_path, room, level):
     """Those that this machine can run; each has the bits of the portable kernel."""
     sys.path.insert(0, str(ROOT / "tools"))

@@ -153,8 +153,8 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
           only touch receive none for their (empty) overlap. The latter is what torch's ``clamp`` does from 2.14 on;
           before that it let the gradient through, and torchvision's result with it.
         * Deterministic, forward and backward; the result does not depend on the number of threads. Plain
-          two-dimensional xyxy boxes of one floating dtype on the CPU go to the kernel, everything else takes the same
-          formula through torch operations.
+          two-dimensional xyxy boxes of one floating dtype go to the kernel, on the CPU their gradient too; everything
+          else takes the same formula through torch operations.
 
     Example:
         >>> box_iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 3.0, 2.0]]))
@@ -302,16 +302,27 @@ def _box_iou_fake(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return _widen(boxes1).new_empty((boxes1.size(0), boxes2.size(0)))
 
 
+@torch.library.register_fake("fasterrcnn_ops::box_iou_backward")
+def _box_iou_backward_fake(grad: Tensor, boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    return boxes1.new_empty(boxes1.shape), boxes2.new_empty(boxes2.shape)
+
+
 def _box_iou_setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
 def _box_iou_backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+    boxes1, boxes2 = ctx.saved_tensors
+    if boxes1.device.type == "cpu" and not torch.is_grad_enabled():
+        return torch.ops.fasterrcnn_ops.box_iou_backward(grad, boxes1, boxes2)
+    return _box_iou_gradient(grad, boxes1, boxes2)
+
+
+def _box_iou_gradient(grad: Tensor, boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
     """Quotient rule on IoU = I / (A1 + A2 − I), in torch operations so that it can be differentiated again.
 
     ``grad`` is ``[N, M]``; pairs are ``[N, M, 2]`` with the axes x and y last.
     """
-    boxes1, boxes2 = ctx.saved_tensors
     low1, high1 = _widen(boxes1)[:, None].split(2, dim=-1)  # [N, 1, 2]
     low2, high2 = _widen(boxes2)[None].split(2, dim=-1)  # [1, M, 2]
     sides1, sides2 = high1 - low1, high2 - low2
@@ -336,4 +347,5 @@ def _box_iou_backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
     return grad1.to(boxes1.dtype), grad2.to(boxes2.dtype)
 
 
+torch.library.impl("fasterrcnn_ops::box_iou_backward", "CUDA")(_box_iou_gradient)  # no kernel of its own there yet
 torch.library.register_autograd("fasterrcnn_ops::box_iou", _box_iou_backward, setup_context=_box_iou_setup_context)

@@ -29,6 +29,7 @@ def declared_functions(include: Path) -> set[str]:
     headers = [
         *include.glob("torch/csrc/inductor/aoti_torch/c/*.h"),
         *include.glob("torch/csrc/stable/c/*.h"),
+        *include.glob("torch/csrc/stable/ops.h"),  # what the stable C++ functions call, some of it declared elsewhere
     ]
     if not headers:
         raise SystemExit(f"no stable ABI headers below {include}")

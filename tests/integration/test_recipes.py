@@ -57,7 +57,7 @@ def test_learns_two_pictures_by_heart(tmp_path, name):
         assert best.min() > 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.recipes
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_documented_command_keeps_its_promise(tmp_path, name):
     """Train, evaluate on pictures neither training nor validation had, from the file alone."""

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.library import opcheck
 
-from fasterrcnn_ops.boxes import box_convert, box_iou
+from fasterrcnn_ops.boxes import _box_iou_gradient, box_convert, box_iou
 from fasterrcnn_ops.reference import boxes as ref
 
 INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
@@ -193,6 +193,22 @@ def test_gradients_equal_those_of_the_reference(device, dtype):
         support.assert_close(a, b, atol=1e-2 if dtype in support.HALF_DTYPES else 1e-6)
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 40), (50, 17), (16, 16), (0, 5), (5, 0)])
+@pytest.mark.parametrize("dtype", support.FULL_DTYPES, ids=support.dtype_id)
+def test_gradient_kernel_equals_its_torch_formula(dtype, rows, columns):
+    """The formula serves second derivatives; NaN, infinity and boxes without area included."""
+    boxes1, boxes2 = clustered_boxes(rows, dtype), clustered_boxes(columns, dtype)
+    grad = torch.randn(rows, columns, dtype=dtype)
+    close = {"rtol": 1e-4, "atol": 1e-6} if dtype == torch.float32 else {}
+    for spoil in (None, math.nan, math.inf):
+        if spoil is not None:
+            boxes1[1::7, 2] = spoil
+            boxes2[2::5, :2] = boxes2[2::5, 2:]
+        found = torch.ops.fasterrcnn_ops.box_iou_backward(grad, boxes1, boxes2)
+        for a, b in zip(found, _box_iou_gradient(grad, boxes1, boxes2), strict=True):
+            support.assert_close(a, b, **close)
+
+
 def test_training_on_the_diagonal_pulls_boxes_together(device):
     """What the gradient is for: boxes move onto their targets."""
     target = torch.tensor([[10.0, 10.0, 50.0, 40.0]], device=device)
@@ -214,6 +230,8 @@ def test_training_on_the_diagonal_pulls_boxes_together(device):
 def test_opcheck(dtype, rows):
     boxes1, boxes2 = clustered_boxes(rows, dtype), clustered_boxes(4, dtype)
     opcheck(torch.ops.fasterrcnn_ops.box_iou.default, (boxes1, boxes2))
+    grad = torch.randn(rows, 4, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    opcheck(torch.ops.fasterrcnn_ops.box_iou_backward.default, (grad, boxes1, boxes2))
     opcheck(torch.ops.fasterrcnn_ops.box_iou.default, (boxes1.requires_grad_(), boxes2.requires_grad_()))
 
 
@@ -250,6 +268,11 @@ FOUR = torch.zeros(3, 4)
 def test_bad_arguments_of_the_operator_raise(boxes1, boxes2, message):
     with pytest.raises(RuntimeError, match=message):
         torch.ops.fasterrcnn_ops.box_iou(boxes1, boxes2)
+
+
+def test_a_gradient_of_another_shape_raises():
+    with pytest.raises(RuntimeError, match=r"grad: expected shape \[3, 2\], got \[2, 3\]"):
+        torch.ops.fasterrcnn_ops.box_iou_backward(torch.zeros(2, 3), FOUR, FOUR[:2])
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (3, 3), (2, 3, 5), (4,)])

@@ -132,6 +132,8 @@ def pairwise_iou() -> Iterator[Tensor]:
             boxes2[::9, 2] = math.inf
             boxes2[::7, 1] = math.nan
             yield fasterrcnn_ops.box_iou(boxes1, boxes2)
+            grad = torch.randn(rows, columns, dtype=dtype, generator=seeded(3))
+            yield from torch.ops.fasterrcnn_ops.box_iou_backward(grad, boxes1, boxes2)
 
 
 def matching() -> Iterator[Tensor]:

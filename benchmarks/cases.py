@@ -41,6 +41,15 @@ def rpn_like(n: int, *, objects: int = 40, seed: int = 0) -> tuple[Tensor, Tenso
     return boxes[order], scores[order]
 
 
+def of_sizes(n: int, shortest: float, longest: float, *, seed: int = 0) -> Tensor:
+    """Boxes [N, 4] anywhere in the image, squares before they are clipped to it; sides log-uniform."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.tensor([IMAGE_WIDTH, IMAGE_HEIGHT])
+    centre = torch.rand(n, 2, generator=generator) * image
+    side = shortest * (longest / shortest) ** torch.rand(n, 2, generator=generator)[:, :1]
+    return torch.cat([(centre - side / 2).clamp(min=0), torch.minimum(centre + side / 2, image)], dim=1)
+
+
 def scattered(n: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Small boxes anywhere in the image, any score: hardly any overlap, so nearly all are kept.
 

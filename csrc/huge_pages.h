@@ -16,7 +16,8 @@ namespace frcnn {
 
 constexpr size_t kHugePage = size_t{2} << 20;
 
-// Asks for huge pages in the whole ones inside [memory, memory + bytes). A hint: failure does not matter, contents stay.
+// Asks for huge pages in the whole ones inside [memory, memory + bytes). A hint: failure does not matter, contents
+// stay.
 inline void advise_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   if (bytes <= kHugePage) return;

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "checks.h"
+#include "huge_pages.h"
 
 namespace frcnn {
 
@@ -145,7 +146,11 @@ inline auto dispatch_coordinates(ScalarType dtype, Body&& body) {
 template <typename Allocate>
 inline Tensor allocated(const Allocate& allocate, torch::headeronly::IntHeaderOnlyArrayRef size, ScalarType dtype) {
   try {
-    return allocate();
+    Tensor result = allocate();
+    if (result.is_cpu()) {  // fresh memory: huge pages where it is large
+      advise_huge_pages(result.mutable_data_ptr(), static_cast<size_t>(result.numel() * result.element_size()));
+    }
+    return result;
   } catch (const std::exception&) {
     std::ostringstream shape;
     double bytes = static_cast<double>(aoti_torch_dtype_element_size(static_cast<int32_t>(dtype)));

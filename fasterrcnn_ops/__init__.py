@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from fasterrcnn_ops.detections import select_detections, select_detections_with_proposal
     from fasterrcnn_ops.matching import match_boxes
+    from fasterrcnn_ops.multi_scale_roi_align import MultiScaleRoIAlign, multi_scale_roi_align
     from fasterrcnn_ops.nms import batched_nms, nms, nms_padded
     from fasterrcnn_ops.proposals import generate_proposals
     from fasterrcnn_ops.roi_align import RoIAlign, roi_align
@@ -56,6 +57,8 @@ _MODULE_OF = {
     "select_detections_with_proposal": "detections",  # and the proposal each of them came from
     "roi_align": "roi_align",  # RoI features by bilinear averaging
     "RoIAlign": "roi_align",  # roi_align as a module
+    "multi_scale_roi_align": "multi_scale_roi_align",  # roi_align on the level of a pyramid that fits each RoI
+    "MultiScaleRoIAlign": "multi_scale_roi_align",  # multi_scale_roi_align of named maps, as a module
     "roi_pool": "roi_pool",  # RoI features by quantised max pooling
     "RoIPool": "roi_pool",  # roi_pool as a module
     "soft_nms": "soft_nms",  # NMS that lowers scores instead of dropping boxes

@@ -5,13 +5,14 @@ Imports neither the compiled library nor the operators, so that the references c
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["RoiShapeError", "as_pair", "as_rois", "empty_map", "is_channels_last"]
+__all__ = ["RoiShapeError", "as_pair", "as_rois", "empty_map", "is_channels_last", "level_of_rois"]
 
 
 class RoiShapeError(ValueError, AssertionError):
@@ -88,3 +89,21 @@ def empty_map(like: Tensor, size: Sequence[int], channels_last: bool, dtype: tor
     """Uninitialised ``[N, C, H, W]`` of the given memory format, on the device of ``like``."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(tuple(size), dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)
+
+
+def level_of_rois(rois: Tensor, scales: Sequence[float], canonical_scale: int, canonical_level: int) -> Tensor:
+    """Number of the pyramid level, 0 … len(scales) − 1, of every RoI; the same rule as ``csrc/geometry/roi_level.h``.
+
+    Args:
+        rois: ``[K, 5]`` (batch index, x1, y1, x2, y2), input pixels.
+        scales, canonical_scale, canonical_level: as :func:`fasterrcnn_ops.multi_scale_roi_align`.
+
+    Returns:
+        int64 ``[K]``. RoIs without a size (NaN, inverted along one axis) belong to level 0.
+    """
+    side = ((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])).sqrt()
+    octaves = (side / canonical_scale).double().log2().to(side.dtype)
+    level = (canonical_level + octaves + 1e-6).floor()
+    lowest, highest = int(-math.log2(scales[0])), int(-math.log2(scales[-1]))
+    level = torch.where(level > lowest, level, lowest).clamp(max=highest)  # NaN is not above the lowest
+    return level.long() - lowest

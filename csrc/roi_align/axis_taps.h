@@ -52,6 +52,8 @@ class AxisTaps {
   size_t end(int64_t bin) const { return begin_[bin + 1]; }
   int64_t pixel(size_t tap) const { return pixel_[tap]; }
   T weight(size_t tap) const { return weight_[tap]; }
+  size_t taps() const { return pixel_.size(); }
+  int64_t bins() const { return static_cast<int64_t>(begin_.size()) - 1; }
 
   // All taps lie in [low, low + span).
   int64_t low() const { return low_; }

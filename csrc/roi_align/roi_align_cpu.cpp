@@ -1,5 +1,6 @@
 #include "roi_align/roi_align.h"
 #include "roi_align/roi_align_cpu_kernel.h"
+#include "roi_align/roi_align_cpu_run.h"
 
 namespace frcnn {
 namespace {
@@ -15,15 +16,11 @@ Tensor roi_align_forward_cpu(const Tensor& input, const Tensor& rois, double spa
   dispatch_floating(input.scalar_type(), "input", [&]<typename scalar_t>() {
     using T = compute_t<scalar_t>;
     check_batch_indices<T>(boxes, p.num_images);
-    if (p.height == 0 || p.width == 0) {
-      torch::stable::zero_(output);
-      return;
-    }
     const scalar_t* in = data_of<scalar_t>(map);
     const T* box = data_of<T>(boxes);
     scalar_t* out = mutable_data_of<scalar_t>(output);
-    parallel_for(roi_align_forward_items(p), 1,
-                 [&](int64_t begin, int64_t end) { roi_align_forward_range(in, box, p, begin, end, out); });
+    const RoiPyramid pyramid{{p}, {{in, nullptr, p.height, p.width}}, {}};
+    roi_align_forward_levels(pyramid, box, out);
   });
   return output;
 }
@@ -37,16 +34,15 @@ Tensor roi_align_backward_cpu(const Tensor& grad, const Tensor& rois, double spa
   const Tensor bins = contiguous_map(grad, channels_last);
   const Tensor boxes = contiguous_as(rois, sum_type);
   Tensor grad_input = empty_map(grad, {batch_size, channels, height, width}, sum_type, channels_last);
-  torch::stable::zero_(grad_input);
   dispatch_floating(grad.scalar_type(), "grad", [&]<typename scalar_t>() {
     using T = compute_t<scalar_t>;
     check_batch_indices<T>(boxes, p.num_images);
-    if (p.height == 0 || p.width == 0) return;
     const scalar_t* in = data_of<scalar_t>(bins);
     const T* box = data_of<T>(boxes);
     T* out = mutable_data_of<T>(grad_input);
-    parallel_for(roi_align_backward_items(p), 1,
-                 [&](int64_t begin, int64_t end) { roi_align_backward_range(in, box, p, begin, end, out); });
+    RoiLevel level{nullptr, nullptr, p.height, p.width};
+    if constexpr (std::is_same_v<T, float>) level.grad = out;
+    roi_align_backward_levels<scalar_t, T>(RoiPyramid{{p}, {level}, {}}, box, in, {out});
   });
   return cast(grad_input, grad.scalar_type());
 }

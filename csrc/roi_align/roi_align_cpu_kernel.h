@@ -1,10 +1,11 @@
-// roi_align on the CPU, forward and backward; no torch.
+// roi_align on the CPU, forward and backward: the portable kernel, for any type, any width and any number of taps; no
+// torch. What is right for the per-level kernels, which have its bits, and their way out (roi_align_cpu_run.h).
 //
 // Work is cut into items of (one RoI, a block of channels) forward and (one image, a block of channels) backward. An
 // item writes memory of its own and visits RoIs and bins in a fixed order, so results do not depend on which thread
 // takes which items. Forward items follow one another by channel block within an RoI (channels_last) or by RoI within a
-// channel block (contiguous), whichever keeps what the next item reads in the cache. The map has at least one pixel (H,
-// W >= 1). Both directions use the axis tables of axis_taps.h one axis after the other:
+// channel block (contiguous), whichever keeps what the next item reads in the cache. A map without pixels
+// gives zeros. Both directions use the axis tables of axis_taps.h one axis after the other:
 //
 //   forward    map rows   --y taps-->  one row of sums   --x taps-->  bins of that row
 //   backward   bins of a row  --x taps-->  one row of sums   --y taps-->  map rows
@@ -40,7 +41,9 @@ struct RoiTaps {
     const T scale = static_cast<T>(p.spatial_scale);
     auto y_axis = sampled_axis(roi[2], roi[4], scale, p.pooled_height, p.sampling_ratio, p.aligned);
     auto x_axis = sampled_axis(roi[1], roi[3], scale, p.pooled_width, p.sampling_ratio, p.aligned);
-    if (y_axis.samples == 0 || x_axis.samples == 0) y_axis.samples = x_axis.samples = 0;
+    if (y_axis.samples == 0 || x_axis.samples == 0 || p.height == 0 || p.width == 0) {
+      y_axis.samples = x_axis.samples = 0;
+    }
     y.build(y_axis, p.pooled_height, p.height);
     x.build(x_axis, p.pooled_width, p.width);
   }

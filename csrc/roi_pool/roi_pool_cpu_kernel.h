@@ -1,6 +1,6 @@
 // roi_pool on the CPU, forward and backward; no torch.
 //
-// Work is cut into items of (one RoI, kChannels channels) forward and (one image, kChannels channels) backward. An item
+// Work is cut into items of (one RoI, kChannels channels) forward and (one image, some channels) backward. An item
 // writes memory of its own and visits RoIs and bins in a fixed order, so results do not depend on which thread takes
 // which items.
 #pragma once
@@ -20,7 +20,11 @@ namespace roi_pool_detail {
 
 constexpr int64_t kChannels = 16;  // small: a single image must occupy all threads
 
-inline int64_t blocks_of(int64_t channels) { return (channels + kChannels - 1) / kChannels; }
+inline int64_t blocks_of(int64_t channels, int64_t block = kChannels) { return (channels + block - 1) / block; }
+
+// Backward: 16 planes stay in the cache; of channels_last pixels a longer piece, because pieces of neighbouring pixels
+// are a power of two apart and would share few sets of it.
+inline int64_t backward_block(const RoiPoolParams& p) { return p.channels_last ? 128 : kChannels; }
 
 // Pixels of every bin of an RoI along one axis.
 template <typename T>
@@ -171,11 +175,11 @@ void roi_pool_forward_range(const scalar_t* input, const T* rois, const RoiPoolP
 }
 
 inline int64_t roi_pool_backward_items(const RoiPoolParams& p) {
-  return p.num_images * roi_pool_detail::blocks_of(p.channels);
+  return p.num_images * roi_pool_detail::blocks_of(p.channels, roi_pool_detail::backward_block(p));
 }
 
-// Items [begin, end) of roi_pool_backward_items(). Adds to grad_input, which comes zeroed. An argmax that names no
-// pixel of the map passes nothing on.
+// Items [begin, end) of roi_pool_backward_items(). Writes all of grad_input. An argmax that names no pixel of the map
+// passes nothing on.
 template <typename scalar_t, typename T>
 void roi_pool_backward_range(const scalar_t* grad,   // [K, C, PH, PW]
                              const T* rois,          // [K, 5]
@@ -186,19 +190,32 @@ void roi_pool_backward_range(const scalar_t* grad,   // [K, C, PH, PW]
   const int64_t pixels = p.height * p.width, bins = p.pooled_height * p.pooled_width;
   const MapStrides map = map_strides(p.channels, pixels, p.channels_last);
   const MapStrides bin = map_strides(p.channels, bins, p.channels_last);
-  const int64_t blocks = blocks_of(p.channels);
+  const int64_t block = backward_block(p), blocks = blocks_of(p.channels, block);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t image = item / blocks;
-    const int64_t first = item % blocks * kChannels;
-    const int64_t last = std::min(p.channels, first + kChannels);
+    const int64_t first = item % blocks * block;
+    const int64_t last = std::min(p.channels, first + block);
+    T* const grad_maps = grad_input + image * map.image;
+    if (p.channels_last) {
+      for (int64_t i = 0; i < pixels; ++i)
+        std::fill(grad_maps + i * map.pixel + first, grad_maps + i * map.pixel + last, T(0));
+    } else {
+      std::fill(grad_maps + first * map.channel, grad_maps + last * map.channel, T(0));
+    }
+    const auto add = [&](int64_t c, int64_t from) {
+      const int64_t pixel = argmax[from];
+      if (static_cast<uint64_t>(pixel) >= static_cast<uint64_t>(pixels)) return;
+      grad_maps[c * map.channel + pixel * map.pixel] += static_cast<T>(grad[from]);
+    };
     for (int64_t k = 0; k < p.num_rois; ++k) {
       if (image_of_roi(rois + k * 5, p.num_images) != image) continue;
-      for (int64_t c = first; c < last; ++c) {
-        T* grad_map = grad_input + image * map.image + c * map.channel;
+      if (p.channels_last) {
         for (int64_t i = 0; i < bins; ++i) {
-          const int64_t from = k * bin.image + c * bin.channel + i * bin.pixel;
-          const int64_t pixel = argmax[from];
-          if (pixel >= 0 && pixel < pixels) grad_map[pixel * map.pixel] += static_cast<T>(grad[from]);
+          for (int64_t c = first; c < last; ++c) add(c, k * bin.image + i * bin.pixel + c);
+        }
+      } else {
+        for (int64_t c = first; c < last; ++c) {
+          for (int64_t i = 0; i < bins; ++i) add(c, k * bin.image + c * bin.channel + i);
         }
       }
     }

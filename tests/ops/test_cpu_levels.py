@@ -18,6 +18,10 @@ import support
 import torch
 from head_outputs import SIZES, head_outputs
 from nms_scenes import SCENES, of_all_sizes, random_ids, seeded
+from pyramid_scenes import CANONICAL_LEVEL, CANONICAL_SCALE, SCALES, pyramid, rois_of_all_sizes
+from roi_scenes import MEMORY_FORMATS, SCALE, feature_map
+from roi_scenes import SCENES as ROI_SCENES
+from roi_scenes import seeded as roi_seeded
 from torch import Tensor
 
 import fasterrcnn_ops
@@ -147,6 +151,50 @@ def matching() -> Iterator[Tensor]:
                 )
 
 
+def roi_align_family() -> Iterator[Tensor]:
+    """Maps narrower than a vector and wider than many, RoIs of all kinds, bins narrower and wider than a vector."""
+    for dtype in support.FLOAT_DTYPES:
+        for layout in MEMORY_FORMATS:
+            for seed, size in enumerate([(2, 35, 12, 17), (1, 20, 9, 70), (1, 3, 5, 300), (2, 17, 3, 5)]):
+                features = feature_map(size, roi_seeded(seed), dtype, layout).requires_grad_()
+                for scene in ROI_SCENES.values():
+                    rois = scene(8, size, roi_seeded(seed))
+                    for bins, ratio, aligned in ((7, 2, False), ((5, 14), -1, True), ((2, 19), 3, True)):
+                        pooled = fasterrcnn_ops.roi_align(features, rois, bins, SCALE, ratio, aligned)
+                        grad = torch.randn(pooled.shape, generator=roi_seeded(1), dtype=torch.float64).to(dtype)
+                        yield pooled.detach()
+                        yield from torch.autograd.grad(pooled, features, grad)
+
+
+def roi_pool_family() -> Iterator[Tensor]:
+    for dtype in support.FLOAT_DTYPES:
+        for layout in MEMORY_FORMATS:
+            for seed, size in enumerate([(2, 35, 12, 17), (1, 20, 9, 70), (1, 3, 5, 300), (2, 17, 3, 5)]):
+                features = (feature_map(size, roi_seeded(seed), dtype, layout) * 2).round()  # ties
+                features[features > 3] = math.nan
+                for scene in ROI_SCENES.values():
+                    rois = scene(8, size, roi_seeded(seed))
+                    for bins in ((7, 7), (5, 14), (2, 19)):
+                        arguments = features, rois, SCALE, *bins
+                        output, argmax = torch.ops.fasterrcnn_ops.roi_pool_forward(*arguments)
+                        yield from (output, argmax)
+                        yield torch.ops.fasterrcnn_ops.roi_pool_backward(
+                            output.nan_to_num(0), rois, argmax, SCALE, *bins, *size, layout == "channels_last"
+                        )
+
+
+def multi_scale_roi_align_family() -> Iterator[Tensor]:
+    for dtype in support.FLOAT_DTYPES:
+        for layout in MEMORY_FORMATS:
+            maps = [map_.requires_grad_() for map_ in pyramid(2, 35, dtype, layout)]
+            rois = rois_of_all_sizes(70)
+            pooled = fasterrcnn_ops.multi_scale_roi_align(
+                maps, rois, 7, SCALES, 2, canonical_scale=CANONICAL_SCALE, canonical_level=CANONICAL_LEVEL
+            )
+            yield pooled.detach()
+            yield from torch.autograd.grad(pooled, maps, (pooled.detach() + 1))
+
+
 CASES: dict[str, Callable[[], Iterator[Tensor]]] = {
     "anchors": anchors,
     "box_coding": box_coding,
@@ -157,6 +205,9 @@ CASES: dict[str, Callable[[], Iterator[Tensor]]] = {
     "detections": detections_family,
     "numpy": numpy_module,
     "soft_nms": soft_nms,
+    "roi_align": roi_align_family,
+    "roi_pool": roi_pool_family,
+    "multi_scale_roi_align": multi_scale_roi_align_family,
 }
 
 

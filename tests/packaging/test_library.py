@@ -28,12 +28,13 @@ def test_torch_ops_registers_every_operator():
         """
         import torch, fasterrcnn_ops.torch_ops
         for name in ("nms", "batched_nms", "nms_padded", "roi_align_forward", "roi_align_backward", "roi_pool_forward",
-                     "roi_pool_backward", "grid_anchors", "encode_boxes", "decode_boxes", "box_iou", "soft_nms"):
+                     "roi_pool_backward", "multi_scale_roi_align_forward", "multi_scale_roi_align_backward",
+                     "grid_anchors", "encode_boxes", "decode_boxes", "box_iou", "soft_nms"):
             getattr(torch.ops.fasterrcnn_ops, name).default
             print(name)
         """
     )
-    assert len(names.split()) == 12
+    assert len(names.split()) == 14
 
 
 @pytest.mark.parametrize("first", ["import fasterrcnn_ops.nms", "import fasterrcnn_ops.torch_ops", "pass"])

@@ -86,7 +86,6 @@ def _soft_nms_fake(
     return boxes.new_empty(kept, dtype=torch.int64), scores.new_empty(kept)
 
 
-@torch.library.impl("fasterrcnn_ops::soft_nms", "CUDA")
 def _soft_nms_cuda(
     boxes: Tensor,
     scores: Tensor,
@@ -97,3 +96,6 @@ def _soft_nms_cuda(
     max_output: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     return _reference.soft_nms(boxes, scores, iou_threshold, sigma, min_score, _METHODS[method], max_output=max_output)
+
+
+torch.library.impl("fasterrcnn_ops::soft_nms", "CUDA", _soft_nms_cuda)

@@ -18,6 +18,45 @@ LAYOUTS = {
 }
 
 
+SIZES = torch.tensor([[160, 235], [150, 240]])
+FPN = {"pre_nms_top_n": 100, "post_nms_top_n": 150, "nms_threshold": 0.7}
+# The rules of the published systems, with counts that fit these maps.
+SYSTEMS = {
+    "fpn": FPN,
+    "classic": {
+        "pre_nms_top_n": 900,
+        "post_nms_top_n": 60,
+        "nms_threshold": 0.7,
+        "min_size": torch.tensor([16.0, 23.5]),
+        "filter_before_topk": True,
+    },
+    "c4_sigmoid": {
+        "pre_nms_top_n": 300,
+        "post_nms_top_n": 80,
+        "nms_threshold": 0.7,
+        "min_size": 16.0,
+        "inclusive_sides": True,
+        "filter_before_topk": True,
+    },
+    "c4": {
+        "pre_nms_top_n": 400,
+        "post_nms_top_n": 100,
+        "nms_threshold": 0.7,
+        "min_size": 0.0,
+        "inclusive": True,
+        "inclusive_sides": True,
+    },
+    "stepwise": {
+        "pre_nms_top_n": 5000,
+        "post_nms_top_n": 2000,
+        "nms_threshold": 0.7,
+        "min_size": 16.0,
+        "anchor_offset": 8.0,
+        "filter_before_topk": True,
+    },
+}
+
+
 def cells_of(levels, *, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """A anchors of growing size for each level."""
     ratios = {3: [0.5, 1, 2]}

@@ -15,7 +15,7 @@
 //              own, and the threshold is compared as the double it is.
 //   ids        compared exactly: integers as 64-bit integers, floats by value; a NaN id equals no other id
 //   odd boxes  zero area, inverted, NaN, infinite: whatever the formula gives. NaN IoU never suppresses.
-// Strides are free. Nothing is differentiable, everything is deterministic.
+// Strides are free. N < 2^31. Nothing is differentiable, everything is deterministic.
 #pragma once
 
 #include "checks.h"

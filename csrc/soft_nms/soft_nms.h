@@ -22,7 +22,7 @@
 //   and
 //              min_score are rounded to that type first; exp is computed in float64 and rounded
 //   odd boxes  whatever the formula gives, but a NaN IoU lowers nothing
-// Strides are free. Nothing is differentiable, everything is deterministic.
+// Strides are free. N < 2^31 - 16. Nothing is differentiable, everything is deterministic.
 #pragma once
 
 #include <cstdint>

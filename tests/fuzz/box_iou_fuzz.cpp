@@ -1,5 +1,5 @@
-// Drives the torch-free kernels of box_iou and its gradient under AddressSanitizer and UBSan. Each IoU is checked against
-// the formula with NaN handled in words rather than by the order of comparisons, each gradient in long double.
+// Drives the torch-free kernels of box_iou and its gradient under AddressSanitizer and UBSan. Each IoU is checked
+// against the formula with NaN handled in words rather than by the order of comparisons, each gradient in long double.
 #include <vector>
 
 #include "box_iou/box_iou_backward_cpu_kernel.h"

@@ -9,48 +9,11 @@ import support
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rpn_maps import LAYOUTS, ONE_LEVEL, PYRAMID, PYRAMID_STRIDES, maps_of
+from rpn_maps import FPN, LAYOUTS, ONE_LEVEL, PYRAMID, PYRAMID_STRIDES, SIZES, SYSTEMS, maps_of
 
 from fasterrcnn_ops import box_iou, generate_proposals, proposals
 from fasterrcnn_ops.reference import proposals as ref
 
-SIZES = torch.tensor([[160, 235], [150, 240]])
-FPN = {"pre_nms_top_n": 100, "post_nms_top_n": 150, "nms_threshold": 0.7}
-# The rules of the published systems, with counts that fit these maps.
-SYSTEMS = {
-    "fpn": FPN,
-    "classic": {
-        "pre_nms_top_n": 900,
-        "post_nms_top_n": 60,
-        "nms_threshold": 0.7,
-        "min_size": torch.tensor([16.0, 23.5]),
-        "filter_before_topk": True,
-    },
-    "c4_sigmoid": {
-        "pre_nms_top_n": 300,
-        "post_nms_top_n": 80,
-        "nms_threshold": 0.7,
-        "min_size": 16.0,
-        "inclusive_sides": True,
-        "filter_before_topk": True,
-    },
-    "c4": {
-        "pre_nms_top_n": 400,
-        "post_nms_top_n": 100,
-        "nms_threshold": 0.7,
-        "min_size": 0.0,
-        "inclusive": True,
-        "inclusive_sides": True,
-    },
-    "stepwise": {
-        "pre_nms_top_n": 5000,
-        "post_nms_top_n": 2000,
-        "nms_threshold": 0.7,
-        "min_size": 16.0,
-        "anchor_offset": 8.0,
-        "filter_before_topk": True,
-    },
-}
 over_systems = pytest.mark.parametrize("rules", SYSTEMS.values(), ids=SYSTEMS)
 over_dtypes = pytest.mark.parametrize("dtype", support.FLOAT_DTYPES, ids=support.dtype_id)
 

@@ -23,12 +23,12 @@ import torch
 
 RIVALS = ("ours", "reference", "torchvision")  # a module with others says so by a RIVALS of its own
 INTERLEAVED = "interleaved"
-SECONDS_PER_GROUP = 3.0
 ROUNDS = (5, 2000)  # least and most rounds of one group
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--threads", type=int, default=1, help="torch threads while timing (default 1)")
+    parser.addoption("--seconds", type=float, default=3.0, help="how long the rivals of a case take turns (default 3)")
     parser.addoption(
         "--interleaved", metavar="FILE", help="time the rivals in turns and save medians to this JSON file"
     )
@@ -81,7 +81,10 @@ def race(request: pytest.FixtureRequest, benchmark: Any, rival: str) -> Callable
                     same(call(), expected)
             found = request.config.stash.setdefault(_RESULTS, {})
             slow = {"reference": reference_seconds} if reference_seconds > 1 else {}
-            found[group] = slow | time_in_turns({k: v for k, v in implementations.items() if k not in slow})
+            found[group] = slow | time_in_turns(
+                {k: v for k, v in implementations.items() if k not in slow}, request.config.getoption("--seconds")
+            )
+            save(request.config)
             benchmark.pedantic(lambda: None, rounds=1)  # pytest-benchmark warns about a fixture that is never called
             return
         if rival not in implementations:
@@ -96,10 +99,13 @@ def race(request: pytest.FixtureRequest, benchmark: Any, rival: str) -> Callable
     return run
 
 
-def time_in_turns(implementations: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Median seconds of each call. Taking turns, all of them see the same disturbances of a shared machine."""
+def time_in_turns(implementations: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """Median seconds of each call, over rounds that last ``seconds`` together, or the least number of them.
+
+    Taking turns, all of them see the same disturbances of a shared machine.
+    """
     times: dict[str, list[float]] = {name: [] for name in implementations}
-    deadline = time.perf_counter() + SECONDS_PER_GROUP
+    deadline = time.perf_counter() + seconds
     for done in range(ROUNDS[1]):
         if done >= ROUNDS[0] and time.perf_counter() > deadline:
             break
@@ -128,8 +134,8 @@ def cpu_name() -> str:
 _RESULTS = pytest.StashKey[dict[str, dict[str, float]]]()
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    file = session.config.getoption("--interleaved")
-    if file and (groups := session.config.stash.get(_RESULTS, {})):
-        facts = {**machine(), "threads": session.config.getoption("--threads")}
-        Path(file).write_text(json.dumps({"machine": facts, "median_seconds": groups}, indent=2) + "\n")
+def save(config: pytest.Config) -> None:
+    """Writes what was timed so far, after every case, so that an interruption loses nothing."""
+    facts = {**machine(), "threads": config.getoption("--threads")}
+    results = {"machine": facts, "median_seconds": config.stash[_RESULTS]}
+    Path(config.getoption("--interleaved")).write_text(json.dumps(results, indent=2) + "\n")

@@ -42,6 +42,7 @@ def table(groups: dict[str, dict[str, float]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="how long each case is timed (default 3)")
     parser.add_argument("-k", default="", help="only benchmarks whose names match, as pytest's -k")
     parser.add_argument("--out", type=Path, help="JSON file (default benchmarks/results/cpu_<threads>_thread.json)")
     parser.add_argument("--show", type=Path, help="print the table of a saved file and time nothing")
@@ -50,7 +51,15 @@ def main() -> int:
     file = options.show or options.out or FOLDER / "results" / f"cpu_{options.threads}_thread.json"
     if options.show is None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        arguments = [str(FOLDER), "-q", f"--threads={options.threads}", f"--interleaved={file}", "-k", options.k]
+        arguments = [
+            str(FOLDER),
+            "-q",
+            f"--threads={options.threads}",
+            f"--seconds={options.seconds}",
+            f"--interleaved={file}",
+            "-k",
+            options.k,
+        ]
         code = pytest.main([*arguments, "--benchmark-disable-gc", "--benchmark-quiet", "-p", "no:cacheprovider"])
         if code != 0:
             return int(code)

@@ -30,6 +30,11 @@ OPERATORS = (
     *("grid_anchors", "encode_boxes", "decode_boxes", "box_iou", "nms", "batched_nms", "nms_padded"),
     *("roi_align_forward", "roi_align_backward", "roi_pool_forward", "roi_pool_backward"),
 )
+# These are compositions of torch operations, or of the ones above, on CUDA.
+COMPOSED = (
+    *("match_boxes", "box_iou_backward", "soft_nms", "generate_proposals", "select_detections"),
+    *("multi_scale_roi_align_forward", "multi_scale_roi_align_backward"),
+)
 # Run in a process of its own: prints the operators without a CUDA kernel, as JSON.
 LIST_MISSING = f"""
 import json, torch, fasterrcnn_ops

@@ -14,7 +14,7 @@ namespace frcnn {
 // Of a tensor that nobody else sees, in place.
 inline void apply_in_place(const char* operation, const Tensor& tensor) {
   std::array<StableIValue, 1> stack{torch::stable::detail::from(tensor)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(operation, "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(operation, "", stack.data(), TORCH_ABI_VERSION));
   torch::stable::detail::to<Tensor>(stack[0]);  // takes over the returned reference
 }
 
@@ -38,7 +38,7 @@ inline void sigmoid_rows_in_place(const Tensor& rows) {
 inline Tensor softmax(const Tensor& logits, int64_t dim) {
   std::array<StableIValue, 3> stack{torch::stable::detail::from(logits), torch::stable::detail::from(dim),
                                     torch::stable::detail::from(false)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::_softmax", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::_softmax", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 

@@ -109,6 +109,17 @@ class ImageBatcher:
             ],
         )
 
+    def normalize(self, images: Tensor, image_sizes: Tensor) -> Tensor:
+        """Images [B, 3, H, W] as RGB 0–1 → as the trunk expects them, 0 outside of each one's size [B, 2]."""
+        if self.channels == "bgr":
+            images = images.flip(1)
+        images = torch.stack(
+            [(images[:, c] * self.value_range - self.mean[c]) / self.std[c] for c in range(3)], dim=1
+        )
+        rows = torch.arange(images.shape[2], device=images.device)[:, None] < image_sizes[:, 0, None, None]
+        columns = torch.arange(images.shape[3], device=images.device) < image_sizes[:, 1, None, None]
+        return torch.where((rows & columns)[:, None], images, 0.0)
+
     def _resize(self, image: Tensor) -> tuple[Tensor, float]:
         size, scale = resized_size((image.shape[1], image.shape[2]), self.min_size, self.max_size)
         if self.fixed_size is not None:

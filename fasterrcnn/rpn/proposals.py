@@ -78,7 +78,7 @@ class ProposalLayer:
             deltas,
             [grid.cell_anchors.to(device) for grid in grids],
             [grid.stride for grid in grids],
-            list(image_sizes),
+            image_sizes if isinstance(image_sizes, Tensor) else list(image_sizes),
             pre_nms_top_n=self.pre_nms_top_n[which],
             post_nms_top_n=self.post_nms_top_n[which],
             nms_threshold=self.nms_threshold,
@@ -95,6 +95,8 @@ class ProposalLayer:
         """Smallest side in pixels of the batch, for all images or [B]."""
         if not self.scale_min_size:
             return self.min_size
+        if isinstance(scales, Tensor):
+            return self.min_size * scales
         sizes = torch.tensor([self.min_size * scale for scale in scales], dtype=torch.float64)
         return sizes.to(device, non_blocking=True)
 

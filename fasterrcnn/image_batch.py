@@ -113,9 +113,7 @@ class ImageBatcher:
         """Images [B, 3, H, W] as RGB 0–1 → as the trunk expects them, 0 outside of each one's size [B, 2]."""
         if self.channels == "bgr":
             images = images.flip(1)
-        images = torch.stack(
-            [(images[:, c] * self.value_range - self.mean[c]) / self.std[c] for c in range(3)], dim=1
-        )
+        images = torch.stack([(images[:, c] * self.value_range - self.mean[c]) / self.std[c] for c in range(3)], dim=1)
         rows = torch.arange(images.shape[2], device=images.device)[:, None] < image_sizes[:, 0, None, None]
         columns = torch.arange(images.shape[3], device=images.device) < image_sizes[:, 1, None, None]
         return torch.where((rows & columns)[:, None], images, 0.0)

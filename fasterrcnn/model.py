@@ -110,8 +110,8 @@ class TwoStageDetector(nn.Module):
 
         Args:
             images: Tensors float[3, H, W], RGB 0–1.
-            targets: Per image ``boxes`` float[M, 4] in its pixels and ``labels`` int64[M] in 1…C; M may be 0. Values are
-                checked where they are on the CPU; of targets on another device only the form is, so that nothing waits.
+            targets: Per image ``boxes`` float[M, 4] in its pixels and ``labels`` int64[M] in 1…C; M may be 0. On the
+                CPU their values are checked; on another device only their form is, so that nothing waits for it.
             generator: Gives each image the seed of its sampling, on the CPU; by default the model's own.
 
         Returns:
@@ -150,9 +150,9 @@ class TwoStageDetector(nn.Module):
             image_sizes: (height, width) of each image's part that is no padding, [B, 2].
             boxes: Ground truth, float[B, M, 4] in pixels of ``images``; M may be 0.
             labels: int64[B, M] in 1…C, or 0 for rows that are none, whatever their boxes. Not checked.
-            seeds: Of each image's sampling, int64[B], any numbers. Samples are drawn by a hash of the seed and the number
-                of the anchor or proposal (:mod:`fasterrcnn.training.sampling`): the same on every device, and whatever
-                else is in the batch.
+            seeds: Of each image's sampling, int64[B], any numbers. Samples are drawn by a hash of the seed and the
+                number of the anchor or proposal (:mod:`fasterrcnn.training.sampling`): the same on every device, and
+                whatever else is in the batch.
             scales: Factor by which each image was resized, float[B], for systems whose smallest proposal depends on it;
                 by default 1.
 

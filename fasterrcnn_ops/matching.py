@@ -26,9 +26,10 @@ def match_boxes(
 
     Args:
         targets: ``[M, 4]`` (x1, y1, x2, y2) in pixels, the ground truth; floating point. Of a batch ``[B, M, 4]``, in
-            which images with fewer targets are filled up: a target with a NaN coordinate is none, it gets no box.
+            which images with fewer targets are filled up: a target with a NaN coordinate is none, and gets no box.
         boxes: ``[N, 4]``, likewise: anchors or proposals. With a batch ``[B, N, 4]``, or ``[N, 4]`` for every image.
-            Grid anchors in their own order are fastest, because neighbours in the list are then neighbours in the image.
+            Grid anchors in their own order are fastest, because neighbours in the list are then neighbours in the
+            image.
         high_threshold: A box whose best IoU is at least this stands for that target.
         low_threshold: A box whose best IoU is below this is background; at most ``high_threshold``.
         allow_low_quality: Each target also gets the boxes that overlap it best, all of them where several tie, however
@@ -37,8 +38,8 @@ def match_boxes(
             best, 0, with every box, and so leaves no background at all; any positive number leaves such targets out.
 
     Returns:
-        int64 ``[N]``, or ``[B, N]``: index of a target, -1 (background) or -2 (between the thresholds). Of equal IoUs the target with
-        the lower index counts.
+        int64 ``[N]``, or ``[B, N]``: index of a target, -1 (background) or -2 (between the thresholds). Of equal IoUs
+        the target with the lower index counts.
 
     Raises:
         RuntimeError: a shape, dtype or device does not fit, ``low_threshold`` is above ``high_threshold``, or a

@@ -1,9 +1,9 @@
 """The stages of the step-by-step system, one function each, in the order in which an image passes through them.
 
 The numbers of the system are the defaults; what is learned comes from the model, a
-:class:`~fasterrcnn.stepwise.StepwiseRCNN`. One image at a time. Called one after another, with the seed that ``losses()``
-draws for the image, the functions give what the model's ``losses()`` and ``detect()`` give, to the rounding of floats;
-docs/stepwise.md walks through them.
+:class:`~fasterrcnn.stepwise.StepwiseRCNN`. One image at a time. Called one after another, with the seed that
+``losses()`` draws for the image, the functions give what its ``losses()`` and ``detect()`` give, to the rounding
+of floats; docs/stepwise.md walks through them.
 
 Shapes are those of one 800 × 800 image through VGG-16: H·W = 50 × 50 locations with A = 9 anchors each make N = 22,500
 anchors. M ground-truth boxes of C classes, K proposals of which S are sampled, D detections. Boxes are (x1, y1, x2, y2)

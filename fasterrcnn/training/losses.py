@@ -47,8 +47,9 @@ class StageLoss:
             target_deltas: float[S, 4].
 
         Returns:
-            The mean classification loss and the box loss, scalars in float32 (float64 for float64 logits). Without any samples both are 0, with
-            gradients of 0. Rows that do not count get a gradient of 0. Nothing is read back to the host.
+            The mean classification loss and the box loss, scalars in float32 (float64 for float64 logits). Without any
+            samples both are 0, with gradients of 0. Rows that do not count get a gradient of 0. Nothing is read back to
+            the host.
         """
         counted = labels != IGNORE
         sampled = counted.sum()

@@ -43,7 +43,8 @@ class Matcher:
                 box is background.
 
         Returns:
-            int64[N] or [B, N]: index of a ground truth, -1 (background) or -2 (ignored). Equal IoUs go to the lower index.
+            int64[N] or [B, N]: index of a ground truth, -1 (background) or -2 (ignored). Of equal IoUs the lower index
+            counts.
         """
         return match_boxes(
             ground_truth,

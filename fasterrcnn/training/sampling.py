@@ -110,7 +110,7 @@ class Sampler:
 
 
 def _smallest(keys: Tensor, candidates: Tensor, count: Tensor, capacity: int) -> Tensor:
-    """bool[..., N]: the ``count`` [..., 1] candidates of the smallest keys; count is at most ``capacity`` and enough."""
+    """bool[..., N]: the ``count`` [..., 1] candidates of the smallest keys; ``capacity`` is no less than the count."""
     capacity = min(capacity, keys.shape[-1])
     if capacity == 0:
         return torch.zeros_like(candidates)

@@ -222,7 +222,7 @@ class ProposalTargets:
         return proposal_labels, matches
 
     def sample(self, labels: Tensor, seed: Tensor | int) -> Tensor:
-        """Indices int64[S] of one image's proposals drawn, by their labels [K]: positives first, each part ascending."""
+        """Indices int64[S] of the proposals of an image drawn, by labels [K]: positives first, each part ascending."""
         positives, negatives = self.sampler(labels > 0, labels == 0, seed, stage=PROPOSALS)
         return torch.cat([positives.nonzero()[:, 0], negatives.nonzero()[:, 0]])
 

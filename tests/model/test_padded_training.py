@@ -268,7 +268,7 @@ def test_lists_are_the_padded_form(name):
 
 
 def test_scales_matter_to_the_rule_that_needs_them():
-    """The classic family's smallest proposal is 16 pixels of the *original*; at a tenth of the size nothing is small."""
+    """The classic family's smallest proposal is 16 pixels of the *original*: 64 of an image enlarged by four."""
     classic, c4 = tiny("classic_vgg16"), tiny("resnet50_c4")
     inputs, scales = batch(), torch.full((3,), 4.0)
     assert classic.losses_padded(*inputs) != classic.losses_padded(*inputs, scales)

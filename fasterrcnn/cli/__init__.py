@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fasterrcnn.cli.common import console
+from fasterrcnn.cli import data as data_commands
 from fasterrcnn.cli.config import config
 from fasterrcnn.cli.demo import demo
 from fasterrcnn.cli.detect import detect
@@ -21,6 +22,7 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.command()(detect)
 app.command()(config)
+app.add_typer(data_commands.app, name="data")
 
 
 def main() -> None:

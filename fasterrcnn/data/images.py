@@ -108,7 +108,7 @@ def image_size(path: str | Path, annotated_size: Size | None = None, *, decode: 
         OSError: As :func:`read_image`.
     """
     with opened(path, decode=decode) as image:
-        if decode:
+        if decode or image.format == "TIFF":  # which Pillow turns itself, when it is decoded
             image.load()
         width, height = image.size
         if _turn(image) in _SWAPPING and annotated_size != (height, width):

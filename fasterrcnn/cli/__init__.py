@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from fasterrcnn.cli.common import console
 from fasterrcnn.cli import data as data_commands
+from fasterrcnn.cli.common import console
 from fasterrcnn.cli.config import config
 from fasterrcnn.cli.demo import demo
 from fasterrcnn.cli.detect import detect

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def parse_source(name: str) -> FileSource:
     kind, colon, rest = name.partition(":")
     if kind not in ("voc", "coco") or not colon or not rest:
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(KNOWN)}")
-    if kind == "voc" or Path(rest).is_dir():
+    if kind == "voc" or os.path.isdir(rest):
         return FileSource(kind, rest)
     path, colon, images = rest.rpartition(":")
     if colon and path.endswith(".json") and images:

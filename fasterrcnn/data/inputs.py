@@ -1,4 +1,4 @@
-"""What a detector is run on: picture files, folders, patterns and videos, as a stream that one bad file does not end."""
+"""What a detector is run on: picture files, folders, patterns and videos, as a stream no bad file ends."""
 
 from __future__ import annotations
 
@@ -88,21 +88,21 @@ def is_video(path: Path) -> bool:
 
 
 def read_pictures(
-    paths: Sequence[Path], *, every: int = 1, most_pixels: int = MOST_PIXELS
+    paths: Sequence[Path], *, every: int = 1, most_pixels: int | None = None
 ) -> Iterator[Picture | Failure]:
     """All pictures and frames in order; a failure in place of what cannot be read.
 
     Args:
         paths: pictures and videos.
         every: of videos the first of every so many frames.
-        most_pixels: see ``MOST_PIXELS``.
+        most_pixels: of a picture as read; default ``MOST_PIXELS``.
     """
     for path in paths:
         if is_video(path):
             yield from _frames(path, every)
             continue
         try:
-            yield Picture(path, *read_reduced(path, most_pixels))
+            yield Picture(path, *read_reduced(path, most_pixels or MOST_PIXELS))
         except OSError as error:
             yield Failure(path, reason(error, path))
 

@@ -5,6 +5,7 @@ Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -188,7 +189,7 @@ def _image_path(root: Path, name: str, element: Element) -> Path:
     named = Path(_text(element, "filename").replace("\\", "/").replace("\0", "")).name
     others = [folder / named] if named else []
     others += [folder / f"{name}{suffix}" for suffix in _SUFFIXES]
-    return next((path for path in (usual, *others) if path.is_file()), usual)
+    return next((path for path in (usual, *others) if os.path.isfile(path)), usual)
 
 
 def _text(element: Element, key: str) -> str:

@@ -80,7 +80,7 @@ def open_split(config: RunConfig, split: str) -> DetectionDataset:
     if data.train_split != data.eval_split and not has_splits(data.name):
         raise ValueError(
             f"data: {data.name} is one set of images. Write {{split}} where the files of {data.train_split} and "
-            f"{data.eval_split} differ, or set both splits to \"all\" to evaluate on the images of the training"
+            f'{data.eval_split} differ, or set both splits to "all" to evaluate on the images of the training'
         )
     training = split == "train"
     length, name = (data.train_images, data.train_split) if training else (data.eval_images, data.eval_split)

@@ -17,7 +17,7 @@ class Squares:
     """White squares on black; difficult, crowd and ordinary ones."""
 
     class_names = ("square",)
-    sizes = [(40, 60), (60, 40), (40, 60), (60, 40), (60, 40), (50, 50)]
+    sizes = ((40, 60), (60, 40), (40, 60), (60, 40), (60, 40), (50, 50))
 
     def __len__(self):
         return len(self.sizes)
@@ -86,11 +86,12 @@ def test_a_plain_view_changes_nothing():
     assert torch.equal(target["boxes"], shapes[1][1]["boxes"])
 
 
-@pytest.mark.parametrize("wrong", [{"flip": 1.5}, {"flip": -0.1}, {"scale_jitter": (2.0, 1.0)}, {"scale_jitter": (0, 1)}])
+@pytest.mark.parametrize(
+    "wrong", [{"flip": 1.5}, {"flip": -0.1}, {"scale_jitter": (2.0, 1.0)}, {"scale_jitter": (0, 1)}]
+)
 def test_what_cannot_be_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         TrainingView(Squares(), **wrong)
-
 
 
 def test_every_image_comes_at_most_once():
@@ -127,6 +128,4 @@ def test_the_number_of_workers_changes_nothing():
         runs.append(list(DataLoader(view, batch_sampler=keys, num_workers=workers, collate_fn=collate)))
     for (images, targets), (others, other_targets) in zip(*runs, strict=True):
         assert all(torch.equal(one, two) for one, two in zip(images, others, strict=True))
-        assert all(
-            torch.equal(one["boxes"], two["boxes"]) for one, two in zip(targets, other_targets, strict=True)
-        )
+        assert all(torch.equal(one["boxes"], two["boxes"]) for one, two in zip(targets, other_targets, strict=True))

@@ -160,5 +160,5 @@ def test_names_of_data_sets():
     assert parse_source("coco:a/b.json:c").images == "c"
     assert parse_source("coco:a/b.json").images == "a"
     for wrong in ("voc", "voc:", "pascal:x", "shape"):
-        with pytest.raises(ValueError, match="unknown data set .*; known: shapes, scenes, voc:FOLDER"):
+        with pytest.raises(ValueError, match=r"unknown data set .*; known: shapes, scenes, voc:FOLDER"):
             parse_source(wrong)

@@ -132,7 +132,7 @@ def test_files_that_are_missing_damaged_or_doubled(tmp_path):
     with pytest.raises(DataError, match=r"d\.jpg: damaged picture.*`fasterrcnn data check` finds"):
         VocDataset(root)[1]
     (root / "ImageSets/Main/train.txt").write_text("b\n")
-    with pytest.raises(DataError, match="no usable image:\n.*missing image"):
+    with pytest.raises(DataError, match=r"no usable image:\n.*missing image"):
         VocDataset(root)
     with pytest.raises(IndexError):
         VocDataset(root, "all")[99]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import struct
-import zlib
 
 import numpy as np
 import pytest
 import torch
+from data_files import png_head
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -68,8 +68,7 @@ def test_batches_find_what_single_pictures_do(weights, folder, tmp_path):
 
 def test_a_batch_that_fails_is_done_one_by_one(weights, folder, tmp_path, monkeypatch):
     """As with too little memory for four of them, and one that cannot be done at all."""
-    from fasterrcnn.cli import detect as module
-
+    module = importlib.import_module("fasterrcnn.cli.detect")  # its parent has the command of that name
     load = module.load_detector
 
     def scarce(*arguments):
@@ -120,7 +119,11 @@ def test_coco_results(weights, folder, tmp_path):
 
 def test_coco_results_with_the_ids_of_annotations(weights, folder, tmp_path):
     annotations = {
-        "images": [{"id": 7, "file_name": "in/0.png"}, {"id": 8, "file_name": "deep/0.png"}, {"id": 9, "file_name": "1.png"}],
+        "images": [
+            {"id": 7, "file_name": "in/0.png"},
+            {"id": 8, "file_name": "deep/0.png"},
+            {"id": 9, "file_name": "1.png"},
+        ],
         "categories": [{"id": 44, "name": "pear"}, {"id": 90, "name": "apple"}],
     }
     ids = tmp_path / "ids.json"
@@ -158,7 +161,9 @@ def test_odd_pictures(weights, tmp_path):
     for name, (height, width) in {"pixel": (1, 1), "line": (1, 700), "column": (700, 1)}.items():
         Image.fromarray(noise(height, width)).save(folder / f"{name}.png")
     run(folder, "--weights", weights, "--out", tmp_path / "o", "--score-threshold", 0.05, "--batch-size", 4)
-    sizes = {name.removesuffix("_detections.json"): (r["height"], r["width"]) for name, r in records(tmp_path / "o").items()}
+    sizes = {
+        name.removesuffix("_detections.json"): (r["height"], r["width"]) for name, r in records(tmp_path / "o").items()
+    }
     assert len(sizes) == 12
     assert (sizes["turned"], sizes["pixel"], sizes["line"], sizes["column"]) == ((60, 50), (1, 1), (1, 700), (700, 1))
     for record in records(tmp_path / "o").values():
@@ -170,12 +175,10 @@ def test_odd_pictures(weights, tmp_path):
 
 def test_gigantic_pictures(weights, tmp_path, monkeypatch):
     """Boxes are in pixels of the file, whatever it was reduced to; what claims more than can be is skipped."""
-    monkeypatch.setattr(inputs.read_pictures, "__kwdefaults__", {"every": 1, "most_pixels": 10_000})
+    monkeypatch.setattr(inputs, "MOST_PIXELS", 10_000)
     pixels = noise(300, 500)
     Image.fromarray(pixels).save(tmp_path / "large.png")
-    head = struct.pack(">IIBBBBB", 200_000, 200_000, 8, 0, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
-    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    (tmp_path / "bomb.png").write_bytes(png_head(200_000, 200_000))
     common = ("--weights", weights, "--out", tmp_path / "o", "--score-threshold", 0.05)
     said = run(tmp_path / "bomb.png", tmp_path / "large.png", *common, code=1)
     assert "200000 × 200000 pixels; more than" in said

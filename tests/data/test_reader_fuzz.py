@@ -159,6 +159,7 @@ def pictures() -> list[bytes]:
     """Files of every format and depth."""
     pixels = np.random.default_rng(0).integers(0, 256, (24, 30, 3), np.uint8)
     colour, files = Image.fromarray(pixels), []
+    Image.init()
     exif = Image.Exif()
     exif[0x0112] = 6
     deep = [Image.fromarray(pixels[..., 0].astype(kind)) for kind in (np.uint16, np.int32, np.float32)]
@@ -172,6 +173,7 @@ def pictures() -> list[bytes]:
         (colour, "TIFF", {"compression": "tiff_lzw", "exif": exif}),
         *((image, "TIFF", {}) for image in deep),
         (deep[0], "PNG", {}),
+        *((colour, form, {}) for form in ("JPEG2000", "AVIF", "QOI") if form in Image.SAVE),  # not in every Pillow
     ):
         buffer = io.BytesIO()
         image.save(buffer, form, **options)

@@ -12,6 +12,8 @@ from fasterrcnn import cli
 from fasterrcnn.config import default_config, read_config
 from fasterrcnn.training.record import read_log
 
+pytestmark = pytest.mark.xdist_group("cli_data")  # they share a training
+
 SETTINGS = {
     "train.steps": 4,
     "train.batch_size": 2,

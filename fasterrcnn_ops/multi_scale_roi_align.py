@@ -37,8 +37,8 @@ def multi_scale_roi_align(
     Letters: L levels, N images, C channels, a map of H × W pixels, K RoIs, PH × PW bins.
 
     Args:
-        features: L maps ``[N, C, H, W]``, finest first; one dtype (float16, bfloat16, float32 or float64; under autocast
-            dtypes may differ) and device; contiguous or channels_last, as the first one is.
+        features: L maps ``[N, C, H, W]``, finest first; one dtype (float16, bfloat16, float32 or float64; under
+            autocast dtypes may differ) and device; contiguous or channels_last, as the first one is.
         boxes: ``[K, 5]`` (batch index, x1, y1, x2, y2), or a list or tuple with the ``[L, 4]`` (x1, y1, x2, y2) of each
             image; input pixels, any floating dtype. They are used in float32 (float64 where ``features`` are).
         output_size: ``(PH, PW)`` or one number for both, at least 1.

@@ -35,9 +35,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         come first. An IoU of NaN (two boxes without area, NaN or infinite coordinates) never suppresses.
         float16 and bfloat16 are widened to float32 first; IoUs are computed in float32 (float64 for float64 boxes) and
         compared with the threshold in double precision, on every device. That is the decision of torchvision's CPU
-        kernel; its CUDA kernel rounds the threshold to float32. So autocast changes nothing. Deterministic; not differentiable: the result never
-        requires grad. The size of the result depends on the data, which costs a GPU one synchronisation; `nms_padded`
-        does without.
+        kernel; its CUDA kernel rounds the threshold to float32. So autocast changes nothing. Deterministic; not
+        differentiable: the result never requires grad. The size of the result depends on the data, which costs a GPU
+        one synchronisation; `nms_padded` does without.
 
     Source:
         Girshick et al., "Rich feature hierarchies for accurate object detection", 2014, section 2.2 (greedy,

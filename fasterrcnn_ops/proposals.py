@@ -46,8 +46,8 @@ def generate_proposals(
         objectness: L maps ``[B, A, H, W]``, one logit per anchor; float16, bfloat16, float32 or float64. A softmax over
             (background, object) enters as the difference of its logits, object less background. A, H and W may differ
             between levels. Contiguous and channels_last maps are read where they lie, others are copied.
-        deltas: L maps ``[B, 4A, H, W]`` of the same dtype (under autocast of any); channel ``4a + i`` is number i of (dx, dy, dw, dh) for
-            anchor a.
+        deltas: L maps ``[B, 4A, H, W]`` of the same dtype (under autocast of any); channel ``4a + i`` is number i of
+            (dx, dy, dw, dh) for anchor a.
         cell_anchors: L tensors ``[A, 4]``, the anchors of a location about the origin, in pixels.
         strides: Of each level, input pixels per location: a number, or ``(y, x)``.
         image_sizes: ``[B, 2]`` (height, width) in pixels, of an integer or floating dtype, or a list of pairs. Boxes

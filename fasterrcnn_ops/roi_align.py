@@ -54,9 +54,9 @@ def roi_align(
         count in the mean with value 0. RoIs with NaN or inf, and with ``aligned`` and an adaptive grid those without
         area, give zeros. NaN and inf in the map reach the bins that sample them, also with weight 0. The cost of an RoI
         is bounded by the map, however large it or its number of samples is. Differentiable in ``input``, twice too; not
-        in ``boxes``. Forward and backward are deterministic, sums are in float32 (float64) and rounded once. So autocast
-        changes nothing: the result is that of float32 tensors, in the dtype of ``input``. ``torch.vmap`` makes one call
-        of all entries; ``torch.func.grad`` works, forward mode does not.
+        in ``boxes``. Forward and backward are deterministic, sums are in float32 (float64) and rounded once. So
+        autocast changes nothing: the result is that of float32 tensors, in the dtype of ``input``. ``torch.vmap`` makes
+        one call of all entries; ``torch.func.grad`` works, forward mode does not.
 
     Source:
         He et al., "Mask R-CNN", 2017, section 3.
@@ -68,9 +68,7 @@ def roi_align(
                   [6.5000, 7.5000]]]])
     """
     pooled_height, pooled_width = as_pair(output_size)
-    return _align(
-        input, as_rois(boxes), spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned
-    )
+    return _align(input, as_rois(boxes), spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned)
 
 
 class RoIAlign(nn.Module):

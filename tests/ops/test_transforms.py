@@ -59,7 +59,9 @@ def some_boxes(entry: int):
 
 # --- nms_padded ------------------------------------------------------------------------------------------------------
 
-BOX_DIMS = [dims for dims in itertools.product((None, 0, 2, -1), (None, 0, 1), ("none", None, 1)) if set(dims) & {0, 1, 2, -1}]
+BOX_DIMS = [
+    dims for dims in itertools.product((None, 0, 2, -1), (None, 0, 1), ("none", None, 1)) if set(dims) & {0, 1, 2, -1}
+]
 
 
 @pytest.mark.parametrize("in_dims", BOX_DIMS, ids=str)

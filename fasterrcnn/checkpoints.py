@@ -2,6 +2,7 @@
 
 A file's metadata is a dict of strings: ``format`` ("fasterrcnn 1"), ``system``, ``num_classes``, ``class_names`` (JSON
 list or null), ``backbone`` (a name, or the class of a module) and ``overrides`` (JSON, constructor arguments).
+:func:`load` puts other files, other projects' included, into a detector built by name.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import torch
 from torch import nn
 
 from fasterrcnn.build import build
-from fasterrcnn.weights import load_state, read_safetensors
+from fasterrcnn.weights import LoadReport, check_state, load, load_state, read_safetensors
+
+__all__ = ["LoadReport", "load", "load_model", "replacing", "save"]
 
 FORMAT = "fasterrcnn 1"
 
@@ -64,20 +67,29 @@ def load_model(path: str | Path, *, backbone: nn.Module | None = None, device: t
         raise ValueError(
             f"{path} is no detector of this package: its format is {metadata.get('format')!r}, not {FORMAT!r}"
         )
-    name = metadata["backbone"]
+    try:
+        system, name = metadata["system"], metadata["backbone"]
+        num_classes, names = int(metadata["num_classes"]), json.loads(metadata["class_names"])
+        # JSON has no tuples.
+        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata["overrides"]).items()}
+        names = None if names is None else tuple(names)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} does not say what detector it is of: {type(error).__name__}: {error}") from error
     if name.startswith("custom:") and backbone is None:
         raise ValueError(f"{path} has the backbone {name[7:]}, which is not built in: give it as backbone=")
-    # JSON has no tuples.
-    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata["overrides"]).items()}
-    model = build(
-        metadata["system"],
-        num_classes=int(metadata["num_classes"]),
-        backbone=name if backbone is None else backbone,
-        **arguments,
-    )
+
+    def make() -> nn.Module:
+        try:
+            return build(system, num_classes=num_classes, backbone=name if backbone is None else backbone, **arguments)
+        except Exception as error:  # of whatever kind an unusable argument brings about
+            raise ValueError(f"{path} describes a detector that cannot be built: {error}") from error
+
+    if backbone is None:
+        with torch.device("meta"):  # without memory: sizes in a damaged file may be anything
+            check_state(make(), tensors, source=path)
+    model = make()
     load_state(model, tensors, source=path)
-    names = json.loads(metadata["class_names"])
-    model.class_names = None if names is None else tuple(names)
+    model.class_names = names
     return model.to(device).eval()
 
 

@@ -1,8 +1,8 @@
 """Tensors from files into detectors, other projects' files included; nothing in a file is ever run.
 
-``files`` reads what is in a file, ``pickles`` the part of pickle that needs, ``families`` says whose file it is and gives
-its tensors this package's names and conventions, ``stem`` fits a first convolution to a detector's colours, and ``place``
-puts tensors into a detector.
+``files`` reads what is in a file, ``pickles`` the part of pickle that needs, ``families`` says whose file it is and
+gives its tensors this package's names and conventions, ``stem`` fits a first convolution to a detector's colours, and
+``place`` puts tensors into a detector.
 """
 
 from __future__ import annotations

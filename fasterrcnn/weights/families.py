@@ -1,15 +1,15 @@
 """Whose file it is, and its tensors by this package's names and conventions.
 
-Every family's trunk is brought to the names torchvision has for ResNet-50 (``conv1``, ``bn1``, ``layer1`` … ``layer4``),
-which a backbone's :class:`~fasterrcnn.backbone.PretrainedSource` then places; RPN and predictors get the C4 line's names.
-Conventions that differ are converted: background's place among the classes, box columns, the order of anchors, BatchNorm
-folded into two numbers, and (in ``stem``) colours.
+Every family's trunk is brought to the names torchvision has for ResNet-50 (``conv1``, ``bn1``, ``layer1`` …
+``layer4``), which a backbone's :class:`~fasterrcnn.backbone.PretrainedSource` then places; RPN and predictors get the
+C4 line's names. Conventions that differ are converted: background's place among the classes, box columns, the order of
+anchors, BatchNorm folded into two numbers, and (in ``stem``) colours.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +23,8 @@ IMAGENET = InputRule("rgb", 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CAFFE = InputRule("bgr", 255.0, (102.9801, 115.9465, 122.7717), (1.0, 1.0, 1.0))
 CAFFE_ROUNDED = InputRule("bgr", 255.0, (103.53, 116.28, 123.675), (1.0, 1.0, 1.0))  # detectron2's
 
-# Arguments of build("resnet50_c4", …) that make it compute what detectron2's R50-C4 does. With another number of anchors,
-# sizes or ratios give anchor_sizes and anchor_ratios of the training.
+# Arguments of build("resnet50_c4", …) that make it compute what detectron2's R50-C4 does. For a training with other
+# anchors, give its anchor_sizes and anchor_ratios.
 DETECTRON2: dict[str, Any] = {
     "anchor_rule": "centered",
     "anchor_sizes": (32, 64, 128, 256, 512),
@@ -72,19 +72,15 @@ class Converted:
     notes: list[str] = field(default_factory=list)
 
 
-def convert(tensors: Mapping[str, Tensor], others: tuple[str, ...], arguments: Mapping[str, Any]) -> Converted | None:
+def convert(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Converted | None:
     """Recognises a family by its names and converts.
 
     Args:
         tensors: By the file's names.
-        others: Keys beside the state dict in the file.
         arguments: Those the detector was built with.
 
     Returns:
         None where the names are no family's.
-
-    Raises:
-        ValueError: A family whose conventions cannot be had here; the message says which.
     """
     names = list(tensors)
     if any(re.match(r"(proposal_generator|roi_heads\.(res5|box_predictor))\.", name) for name in names) or any(
@@ -96,7 +92,7 @@ def convert(tensors: Mapping[str, Tensor], others: tuple[str, ...], arguments: M
     if any(name.startswith(("roi_heads.box.", "backbone.body.")) for name in names):
         return _c4(tensors)
     if any(name.startswith(("rpn.conv1.", "rpn.score.", "head.cls_loc.", "extractor.")) for name in names):
-        return _classic(tensors, others)
+        return _classic(tensors)
     if "conv1.weight" in tensors and "layer1.0.conv1.weight" in tensors:
         return Converted(RESNET, trunk=dict(tensors), input=IMAGENET)
     if "features.0.weight" in tensors:
@@ -104,12 +100,20 @@ def convert(tensors: Mapping[str, Tensor], others: tuple[str, ...], arguments: M
     return None
 
 
-def _classic(tensors: Mapping[str, Tensor], others: tuple[str, ...]) -> Converted:
+def refuse_other_meaning(others: Iterable[str]) -> None:
+    """Raises ValueError for files whose tensors have this package's names and shapes, but mean something else.
+
+    Args:
+        others: Keys beside the state dict in the file.
+    """
     if {"other_info", "vis_info"} & set(others):
         raise ValueError(
             "is of the line of the classic family that stores boxes as (y, x) and whose anchors lie around (8, 8): its "
             "names are this package's, its numbers mean something else"
         )
+
+
+def _classic(tensors: Mapping[str, Tensor]) -> Converted:
     result = Converted(CLASSIC, whole=dict(tensors))
     # With its dropout kept, VGG's second fully connected layer has the number 3.
     if "head.classifier.3.weight" in tensors and "head.classifier.2.weight" not in tensors:
@@ -128,7 +132,9 @@ def _c4(tensors: Mapping[str, Tensor]) -> Converted:
         if "anchor_generator." in name or name.startswith(_C4_BRANCHES):
             result.left.append(name)
             continue
-        stripped = re.sub(r"^(backbone\.body\.(stem\.)?|roi_heads\.box\.feature_extractor\.head\.(?=layer4\.))", "", name)
+        stripped = re.sub(
+            r"^(backbone\.body\.(stem\.)?|roi_heads\.box\.feature_extractor\.head\.(?=layer4\.))", "", name
+        )
         place = result.heads if stripped == name else result.trunk
         place[stripped] = tensor
         result.names[stripped] = name
@@ -153,16 +159,17 @@ def _detectron2(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> 
                 new = f"{block}.downsample.{1 if match[5] else 0}.{match[6]}"
         if new is not None:
             result.trunk[new] = tensor
-        elif match := re.fullmatch(r"proposal_generator\.rpn_head\.(conv|objectness_logits|anchor_deltas)\.(\w+)", name):
+        elif match := re.fullmatch(
+            r"proposal_generator\.rpn_head\.(conv|objectness_logits|anchor_deltas)\.(\w+)", name
+        ):
             new = f"rpn.head.{head.get(match[1], match[1])}.{match[2]}"
             result.heads[new] = tensor
         elif match := re.fullmatch(r"roi_heads\.box_predictor\.((cls_score|bbox_pred)\.\w+)", name):
             new = f"roi_heads.box.predictor.{match[1]}"
             result.heads[new] = tensor
-        elif "anchor_generator." in name or re.match(r"pixel_(mean|std)$|(stem\.)?fc\.", name):
-            result.left.append(name)
-            continue
-        elif name.startswith(_DETECTRON2_BRANCHES):
+        elif re.match(r"pixel_(mean|std)$|(stem\.)?fc\.|.*anchor_generator\.", name) or name.startswith(
+            _DETECTRON2_BRANCHES
+        ):
             result.left.append(name)
             continue
         else:
@@ -208,11 +215,14 @@ _CAFFE2_HEADS = {
 
 
 def _detectron(tensors: Mapping[str, Tensor]) -> Converted:
-    """Caffe2's names, which maskrcnn-benchmark and detectron2 read as well; classes and anchors in this package's order."""
+    """Caffe2's names, which maskrcnn-benchmark and detectron2 read as well; classes and anchors are in our order."""
     result = Converted(CAFFE2, input=CAFFE)
     branches = {"1": ("downsample.0", "downsample.1")}
     branches |= {f"2{letter}": (f"conv{i}", f"bn{i}") for i, letter in enumerate("abc", start=1)}
     for name, tensor in tensors.items():
+        if name.endswith("_momentum") or re.match(r"fc1000_|pred_|lr$|weight_order$|.*mask|kps_|conv_fcn", name):
+            result.left.append(name)
+            continue
         place, new = result.heads, name  # unless it is recognised, reported as unexpected
         if match := re.fullmatch(r"(?:res_)?conv1_(bn_)?(\w+)", name):
             place = result.trunk
@@ -224,9 +234,6 @@ def _detectron(tensors: Mapping[str, Tensor]) -> Converted:
             new = f"layer{int(match[1]) - 1}.{match[2]}.{layer}.{part}"
         elif match := re.fullmatch(rf"({'|'.join(_CAFFE2_HEADS)})_([wb])", name):
             new = f"{_CAFFE2_HEADS[match[1]]}.{_of(match[2])}"
-        elif name.endswith("_momentum") or re.match(r"fc1000_|pred_|lr$|weight_order$|.*mask|kps_|conv_fcn", name):
-            result.left.append(name)
-            continue
         place[new] = tensor
         result.names[new] = name
     _fold_biases(result)

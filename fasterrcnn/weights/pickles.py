@@ -1,9 +1,9 @@
 """Plain pickles of dicts with NumPy arrays, read without running anything in them.
 
-A pickle is a program that may call any function Python can import. Detectron and detectron2 publish weights that way, and
-their files need very little of it: dicts, lists, strings, numbers and NumPy arrays. :func:`read_pickle` knows stand-ins for
-just these, and refuses a file that asks for anything else. Arrays are taken apart here rather than by NumPy, whose
-unpickling trusts shapes and types.
+A pickle is a program that may call any function Python can import. Detectron and detectron2 publish weights that way,
+and their files need very little of it: dicts, lists, strings, numbers and NumPy arrays. :func:`read_pickle` knows
+stand-ins for just these, and refuses a file that asks for anything else. Arrays are taken apart here rather than by
+NumPy, whose unpickling trusts shapes and types.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fasterrcnn.weights.families import RESNET, Converted, convert, fit_box_columns
+from fasterrcnn.weights.families import RESNET, Converted, convert, fit_box_columns, refuse_other_meaning
 from fasterrcnn.weights.files import FileContents, read_file
 from fasterrcnn.weights.stem import InputRule, fit_stem
 
@@ -48,8 +48,9 @@ def load(model: nn.Module, path: str | Path) -> LoadReport:
     """Loads a file of weights into a detector: this package's, or another project's after conversion.
 
     Known are the classic PyTorch family's state dicts, maskrcnn-benchmark's and detectron2's R50-C4 (``.pth`` and
-    ``.pkl``), Detectron's (``.pkl``), torchvision's ImageNet VGG-16 and ResNet-50 (for the trunk alone; the rest keeps its
-    values), and whatever a backbone of one's own names in ``pretrained``. ``docs/weights.md`` says what is converted.
+    ``.pkl``), Detectron's (``.pkl``), torchvision's ImageNet VGG-16 and ResNet-50 (for the trunk alone; the rest keeps
+    its values), and whatever a backbone of one's own names in ``pretrained``. ``docs/weights.md`` says what is
+    converted.
 
     Args:
         model: A detector made by :func:`fasterrcnn.build`, on any device.
@@ -77,8 +78,8 @@ def load_pretrained(model: nn.Module, weights: str | Path | None = None) -> Load
 
     Args:
         model: A detector whose backbone names its ``pretrained`` source.
-        weights: A local file, as for :func:`load`; None takes the published file out of torch.hub's cache, downloading it
-            the first time.
+        weights: A local file, as for :func:`load`; None takes the published file out of torch.hub's cache, downloading
+            it the first time.
 
     Raises:
         ValueError: The backbone has no published weights, or the tensors do not fit; the message lists them.
@@ -148,10 +149,11 @@ def listed(names: Iterable[str]) -> str:
     for name in names:
         layer, _, part = name.rpartition(".")
         layers.setdefault(layer, []).append(part)
-    return ", ".join(
-        ".".join(filter(None, (layer, parts[0] if len(parts) == 1 else f"{{{', '.join(parts)}}}")))
-        for layer, parts in layers.items()
-    )
+    texts = []
+    for layer, parts in layers.items():
+        text = parts[0] if len(parts) == 1 else f"{{{', '.join(parts)}}}"
+        texts += [f"{layer}.{text}"] if layer else parts
+    return ", ".join(texts)
 
 
 def _load(model: nn.Module, contents: FileContents, source: str | Path) -> LoadReport:
@@ -192,13 +194,14 @@ def _load(model: nn.Module, contents: FileContents, source: str | Path) -> LoadR
 
 def _recognised(model: nn.Module, contents: FileContents, source: str | Path) -> Converted:
     tensors = contents.tensors
-    expected = {name for name in model.state_dict() if not name.endswith(_COUNTER)}
-    if contents.metadata.get("format", "").startswith("fasterrcnn ") or expected == {name for name in tensors if not name.endswith(_COUNTER)}:
-        return Converted(OWN, whole=dict(tensors))
     try:
-        found = convert(tensors, contents.others, model.arguments)
+        refuse_other_meaning(contents.others)
     except ValueError as error:
         raise ValueError(f"{source} {error}") from error
+    expected, names = ({n for n in state if not n.endswith(_COUNTER)} for state in (model.state_dict(), tensors))
+    if contents.metadata.get("format", "").startswith("fasterrcnn ") or names == expected:
+        return Converted(OWN, whole=dict(tensors))
+    found = convert(tensors, model.arguments)
     if found is not None:
         return found
     if any(name.startswith(("rpn.", "head.", "roi_heads.")) for name in tensors):
@@ -224,7 +227,9 @@ def _placed(model: nn.Module, found: Converted, source: str | Path) -> dict[str,
     """The tensors of a trunk by the detector's names; what has none keeps its own, to be reported as unknown."""
     published = getattr(model.trunk, "pretrained", None)
     if published is None:
-        raise ValueError(f"{source} is a file of {found.family}, but the backbone {model.backbone_name} has no such trunk")
+        raise ValueError(
+            f"{source} is a file of {found.family}, but the backbone {model.backbone_name} has no such trunk"
+        )
     places = _places(model)
     homeless = (*published.unused, *(p for p, _ in published.names if p not in {prefix for prefix, _ in places}))
     placed = {}
@@ -254,8 +259,8 @@ def _hints(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> lis
         ("rpn.loc.bias", "anchors a location", lambda n: n // 4),
     ):
         for full in expected:
-            if full.endswith(name) and full in tensors and tensors[full].shape != expected[full].shape:
-                if tensors[full].ndim == 1:
-                    theirs, ours = rows(len(tensors[full])), rows(len(expected[full]))
-                    hints.append(f"the file is for {theirs} {what}, the detector has {ours}")
+            found = tensors.get(full) if full.endswith(name) else None
+            if found is not None and found.ndim == 1 and found.shape != expected[full].shape:
+                theirs, ours = rows(len(found)), rows(len(expected[full]))
+                hints.append(f"the file is for {theirs} {what}, the detector has {ours}")
     return hints

@@ -46,10 +46,10 @@ class InputRule:
 def fit_stem(trunk: dict[str, Tensor], theirs: InputRule, ours: InputRule) -> str | None:
     """Changes the first convolution of a trunk so that it gives for our input what it gave for theirs.
 
-    Done where the order of colours or their range differ. The same pixel is x in our normalisation and a·x + b in theirs,
-    so weights are multiplied by a, and what b contributes goes where the convolution's bias goes. Exact but for pixels at
-    the border, where padding is the mean colour of one rule or the other. Where only mean and deviation differ nothing is
-    changed: families that feed ImageNet weights unnormalised images mean it.
+    Done where the order of colours or their range differ. The same pixel is x in our normalisation and a·x + b in
+    theirs, so weights are multiplied by a, and what b contributes goes where the convolution's bias goes. Exact but for
+    pixels at the border, where padding is the mean colour of one rule or the other. Where only mean and deviation
+    differ nothing is changed: families that feed ImageNet weights unnormalised images mean it.
 
     Args:
         trunk: By torchvision's names; changed in place.
@@ -61,7 +61,6 @@ def fit_stem(trunk: dict[str, Tensor], theirs: InputRule, ours: InputRule) -> st
     """
     if theirs == ours:
         return None
-    # Ranges that differ may be the same up to the deviation, as 0–1 over 0.229 and 0–255 over 58.4 are.
     if (theirs.channels, theirs.value_range) == (ours.channels, ours.value_range):
         return f"the file's trunk was trained on {theirs.in_words()}; this detector gives it {ours.in_words()}"
     conv = next((name for name in _SHIFTS if name in trunk), None)

@@ -22,6 +22,8 @@ import fasterrcnn
 from fasterrcnn import checkpoints
 from fasterrcnn.weights.files import read_file
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and pickletools about what they are given
+
 MEMORY = 4 << 30  # bytes a reader may take beyond what the process has
 SECONDS = 10.0  # for one small file, on a busy machine
 # Numbers at which sizes, offsets and references go wrong.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -382,6 +384,20 @@ def test_compiles_into_one_graph(name):
 def test_compiles_with_its_backward():
     torch._dynamo.reset()
     compiled_and_eager("resnet50_c4", "aot_eager")
+
+
+@pytest.mark.slow
+def test_the_documented_step():
+    page = Path(__file__).parents[2] / "docs" / "training.md"
+    (code,) = (
+        block for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S) if "losses_padded" in block
+    )
+    torch._dynamo.reset()
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert len(names["losses"]) == 4
+    assert all(loss.isfinite() for loss in names["losses"].values())
+    assert all(p.grad is not None for p in names["model"].parameters() if p.requires_grad)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from fasterrcnn.cli.config import config
 from fasterrcnn.cli.demo import demo
 from fasterrcnn.cli.detect import detect
 from fasterrcnn.cli.evaluate import evaluate
+from fasterrcnn.cli.export import export
 from fasterrcnn.cli.train import train
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.command()(detect)
 app.command()(config)
+app.command()(export)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fasterrcnn.backbone import ResNet50C4, freeze_stages, make_backbone
 from fasterrcnn.box_coder import BoxCoder
 from fasterrcnn.image_batch import ImageBatcher, boxes_to_original
-from fasterrcnn.model import TwoStageDetector, evaluating, per_image, saved_arguments
+from fasterrcnn.model import TwoStageDetector, evaluating, saved_arguments
 from fasterrcnn.roi import ClassRows, DetectionLayer, GeneralizedRoIHeads, RoIHeads, RoIPooler, class_rows
 from fasterrcnn.rpn import AnchorGrid, ProposalLayer, RegionProposalNetwork, RPNHead
 from fasterrcnn.training.losses import StageLoss
@@ -70,8 +70,10 @@ class GeneralizedRCNN(TwoStageDetector):
             proposals = self.rpn.propose(self.rpn.predict(features), batch.sizes, batch.scales, training=False)
             pooled = self.roi_heads.pool_proposals(features, proposals, batch.padded_size)
             logits, deltas = self.roi_heads.predict(pooled)
+            slots, valid = proposals.scores.shape[1], proposals.valid()
+            per_image = zip(logits.split(slots), deltas.split(slots), proposals.boxes, valid, batch.sizes, strict=True)
             tables = []
-            for index, arguments in enumerate(per_image(logits, deltas, proposals, batch)):
+            for index, arguments in enumerate(per_image):
                 rows = class_rows(self.detection_layer, *arguments)
                 original = boxes_to_original(rows.boxes, batch, index)
                 rows.boxes = torch.where(rows.ids >= 0, original, -1.0)

@@ -79,12 +79,20 @@ class ImageBatcher:
             device: Where the batch is wanted; by default where the first image is.
 
         Returns:
-            The batch, float32; padding is 0 after normalisation, at the right and the bottom.
+            The batch, float32, normalised; padding is 0 after normalisation, at the right and the bottom.
 
         Raises:
             TypeError: An image is no float tensor.
-            ValueError: No image, an image is not 3 × h × w, or there are as many targets as images.
+            ValueError: No image, an image is not 3 × h × w, or there are not as many targets as images.
         """
+        batch = self.collate(images, targets, device)
+        batch.images = self.normalize(batch.images, batch.image_sizes())
+        return batch
+
+    def collate(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None, device: torch.device | None = None
+    ) -> ImageBatch:
+        """The batch with images still RGB 0–1, resized and padded; arguments, dtype and errors as calling has them."""
         if len(images) == 0:
             raise ValueError("expected at least one image, got an empty list")
         if targets is not None and len(targets) != len(images):
@@ -109,6 +117,33 @@ class ImageBatcher:
             ],
         )
 
+    def normalize(self, images: Tensor, image_sizes: Tensor) -> Tensor:
+        """Images as the trunk was trained on them. Reads nothing back to the host, and copies nothing from it.
+
+        Args:
+            images: float[B, 3, H, W], RGB 0–1, padded at the right and the bottom with anything.
+            image_sizes: [B, 2] (height, width) of the part of each image that is not padding, on the same device.
+
+        Returns:
+            float32[B, 3, H, W]; the padding is 0.
+        """
+        images = images.float()
+        order = (2, 1, 0) if self.channels == "bgr" else (0, 1, 2)
+        if (self.value_range, *self.mean, *self.std) != (1, 0, 0, 0, 1, 1, 1):
+            # Channel by channel, numbers instead of tensors of three: those would be copies to the device.
+            images = torch.stack([self._normalize(images[:, c], i) for i, c in enumerate(order)], dim=1)
+        elif self.channels == "bgr":
+            images = images.flip(1)
+        # Columns by index: unbinding them would tie a compiled graph for two images to there being two.
+        rows = torch.arange(images.shape[2], device=images.device) < image_sizes[:, :1]  # [B, H]
+        columns = torch.arange(images.shape[3], device=images.device) < image_sizes[:, 1:2]  # [B, W]
+        return torch.where(rows[:, None, :, None] & columns[:, None, None, :], images, 0.0)
+
+    def _normalize(self, plane: Tensor, index: int) -> Tensor:
+        if self.value_range != 1:
+            plane = plane * self.value_range
+        return (plane - self.mean[index]) / self.std[index]
+
     def _resize(self, image: Tensor) -> tuple[Tensor, float]:
         size, scale = resized_size((image.shape[1], image.shape[2]), self.min_size, self.max_size)
         if self.fixed_size is not None:
@@ -117,13 +152,7 @@ class ImageBatcher:
         if size != tuple(image.shape[1:]):
             # Antialiasing matters: photographs are mostly shrunk, several times over.
             image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
-        mean = torch.tensor(self.mean, dtype=image.dtype, device=image.device)[:, None, None]
-        std = torch.tensor(self.std, dtype=image.dtype, device=image.device)[:, None, None]
-        if self.channels == "bgr":
-            image = image.flip(0)
-        if self.value_range != 1:
-            image = image * self.value_range
-        return (image - mean) / std, scale
+        return image, scale
 
 
 def scale_boxes(boxes: Tensor, before: Size, after: Size) -> Tensor:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fasterrcnn.image_batch import ImageBatcher, boxes_to_original
+from fasterrcnn.image_batch import ImageBatcher
+from fasterrcnn.padded import proposals_as_detections, unpadded
 from fasterrcnn.roi import DetectionLayer, RoIHeads
 from fasterrcnn.rpn import RegionProposalNetwork, RPNOutput
 from fasterrcnn.training.losses import StageLoss
 from fasterrcnn.training.targets import AnchorTargets, ProposalTargets, RoISamples, check_targets
-from fasterrcnn.types import Detections, ImageBatch, Losses, Proposals, Size, Target
-from fasterrcnn_ops import nms
+from fasterrcnn.types import Detections, ImageBatch, Losses, PaddedDetections, Proposals, Target
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -91,16 +91,66 @@ class TwoStageDetector(nn.Module):
         if len(images) == 0:
             return []
         with evaluating(self), torch.no_grad():
-            batch = self.batcher(images, device=self.device)
-            features = self.features(batch.images)
-            scored_anchors = self.rpn.predict(features)
-            proposals = self.rpn.propose(scored_anchors, batch.sizes, batch.scales, training=False)
-            thresholds = (score_threshold, nms_threshold, max_detections)
-            if self.roi_heads is None:
-                return _proposals_as_detections(proposals, batch, *thresholds)
-            roi_features = self.roi_heads.pool_proposals(features, proposals, batch.padded_size)
-            logits, deltas = self.roi_heads.predict(roi_features)
-            return self._detections(logits, deltas, proposals, batch, *thresholds)
+            batch = self.batcher.collate(images, device=self.device)
+            found = self.forward_padded(
+                batch.images,
+                batch.image_sizes(),
+                batch.image_scales(),
+                score_threshold=score_threshold,
+                nms_threshold=nms_threshold,
+                max_detections=max_detections,
+            )
+            return unpadded(found, batch)
+
+    def forward_padded(
+        self,
+        images: Tensor,
+        image_sizes: Tensor,
+        scales: Tensor | None = None,
+        *,
+        score_threshold: float | None = None,
+        nms_threshold: float | None = None,
+        max_detections: int | None = None,
+    ) -> PaddedDetections:
+        """From images to detections without reading anything back to the host; what compiles, exports and is captured.
+
+        :meth:`detect` is this, with images resized and padded before and one read-back after. Shapes depend on shapes
+        alone, nothing is copied from the host, and an image's detections do not depend on what else is in the batch.
+
+        Args:
+            images: float[B, 3, H, W], RGB 0–1, of the size the model works at (see ``batcher``), padded at the right
+                and the bottom with anything; H and W ≥ 32.
+            image_sizes: [B, 2] (height, width) of the part of each image that is not padding, integers or floats, on
+                the device of the images.
+            scales: [B], the factor each image was resized by; None is 1. Only a rule in pixels of the original image
+                needs it: the classic family's smallest side of a proposal.
+            score_threshold, nms_threshold, max_detections: As for :meth:`detect`.
+
+        Returns:
+            Detections in fixed capacity, boxes in pixels of ``images``: ``max_detections`` slots per image, or as many
+            as there are proposals where the model has no RoI heads. Never requires grad.
+
+        Raises:
+            ValueError: The model is in training mode.
+
+        Example:
+            >>> compiled = torch.compile(model.eval().forward_padded, fullgraph=True, dynamic=True)
+            >>> boxes, labels, scores, count = compiled(images, image_sizes)
+        """
+        if self.training:
+            raise ValueError("forward_padded needs evaluation mode: call eval() first")
+        options = {
+            "score_threshold": score_threshold,
+            "nms_threshold": nms_threshold,
+            "max_detections": max_detections,
+        }
+        features = self.features(self.batcher.normalize(images, image_sizes))
+        proposals = self.rpn.propose(self.rpn.predict(features), image_sizes, scales, training=False)
+        if self.roi_heads is None:
+            return proposals_as_detections(proposals, **options)
+        roi_features = self.roi_heads.pool_proposals(features, proposals, images.shape[2:])
+        logits, deltas = self.roi_heads.predict(roi_features)
+        return self.detection_layer.batched(logits, deltas, proposals, image_sizes, **options)
 
     def losses(
         self, images: Sequence[Tensor], targets: Sequence[Target], generator: torch.Generator | None = None
@@ -211,53 +261,6 @@ class TwoStageDetector(nn.Module):
         counts = torch.tensor([len(image_boxes) for image_boxes in boxes])
         indices = torch.arange(len(boxes)).repeat_interleave(counts).to(proposals.boxes.device)
         return RoISamples(torch.cat(boxes), indices, torch.cat(labels), torch.cat(deltas))
-
-    def _detections(
-        self, logits: Tensor, deltas: Tensor, proposals: Proposals, batch: ImageBatch, *thresholds: float | None
-    ) -> list[Detections]:
-        score_threshold, nms_threshold, max_detections = thresholds
-        detections = []
-        for index, arguments in enumerate(per_image(logits, deltas, proposals, batch)):
-            found = self.detection_layer(
-                *arguments,
-                score_threshold=score_threshold,
-                nms_threshold=nms_threshold,
-                max_detections=max_detections,
-            )
-            found.boxes = boxes_to_original(found.boxes, batch, index)
-            detections.append(found)
-        return detections
-
-
-def per_image(
-    logits: Tensor, deltas: Tensor, proposals: Proposals, batch: ImageBatch
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Size]]:
-    """What the detection layer needs for each image: logits, deltas, proposals, which of them count, image size."""
-    slots = proposals.scores.shape[1]
-    valid = proposals.valid()
-    return zip(logits.split(slots), deltas.split(slots), proposals.boxes, valid, batch.sizes, strict=True)
-
-
-def _proposals_as_detections(
-    proposals: Proposals,
-    batch: ImageBatch,
-    score_threshold: float | None,
-    nms_threshold: float | None,
-    max_detections: int | None,
-) -> list[Detections]:
-    """Without a second stage: proposals as detections of the one class "object", label 1, in original pixels."""
-    detections = []
-    for index, count in enumerate(proposals.count.tolist()):
-        boxes, scores = proposals.boxes[index, :count], proposals.scores[index, :count]
-        if score_threshold is not None:
-            boxes, scores = boxes[scores > score_threshold], scores[scores > score_threshold]
-        if nms_threshold is not None:
-            keep = nms(boxes, scores, nms_threshold)
-            boxes, scores = boxes[keep], scores[keep]
-        boxes = boxes_to_original(boxes[:max_detections], batch, index)
-        labels = torch.ones(len(boxes), dtype=torch.int64, device=boxes.device)
-        detections.append(Detections(boxes, labels, scores[:max_detections]))
-    return detections
 
 
 def saved_arguments(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ image, K proposal slots of an image, C foreground classes, M ground-truth boxes,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ class ImageBatch:
     """Images of one size, and what is needed to find the way back to the originals.
 
     Attributes:
-        images: float[B, 3, H, W], resized, normalised, padded with zeros at the right and the bottom.
+        images: float[B, 3, H, W], resized, padded with zeros at the right and the bottom; normalised or not yet.
         sizes: (height, width) of the part of each image that is not padding.
         original_sizes: (height, width) of each image as it was given.
         scales: Resize factor of each image; 0.5 means half as large as the original.
@@ -44,6 +45,14 @@ class ImageBatch:
     def padded_size(self) -> Size:
         """(height, width) of ``images``."""
         return self.images.shape[-2], self.images.shape[-1]
+
+    def image_sizes(self) -> Tensor:
+        """``sizes`` as int64[B, 2], on the device of the images."""
+        return torch.tensor(self.sizes).to(self.images.device, non_blocking=True)
+
+    def image_scales(self) -> Tensor:
+        """``scales`` as float64[B], on the device of the images."""
+        return torch.tensor(self.scales, dtype=torch.float64).to(self.images.device, non_blocking=True)
 
 
 @dataclass
@@ -64,6 +73,22 @@ class Proposals:
         """bool[B, K]: which slots are in use. Reads nothing back to the host."""
         slots = torch.arange(self.boxes.shape[1], device=self.count.device)
         return slots < self.count[:, None]
+
+
+class PaddedDetections(NamedTuple):
+    """What was found in a batch, in fixed-capacity form: D slots per image of which the first ``count`` are in use.
+
+    Attributes:
+        boxes: float[B, D, 4] in pixels of the batch, best first; unused slots are 0, here and below.
+        labels: int64[B, D] in 1…C.
+        scores: float[B, D] in 0…1, descending.
+        count: int64[B], the number of slots in use.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
+    count: Tensor
 
 
 @dataclass

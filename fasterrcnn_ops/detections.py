@@ -123,21 +123,21 @@ def select_detections_with_proposal(
         image_sizes = (
             torch.tensor(image_sizes, dtype=torch.float64).reshape(-1, 2).to(proposals.device, non_blocking=True)
         )
-    with torch.no_grad():
-        return torch.ops.fasterrcnn_ops.select_detections(
-            class_logits,
-            box_deltas,
-            proposals,
-            count,
-            image_sizes,
-            score_threshold,
-            nms_threshold,
-            max_detections,
-            [float(weight) for weight in weights],
-            inclusive,
-            min_size,
-            candidates_per_class,
-        )
+    # Detached rather than under no_grad, which an exported graph would have to switch on and off again.
+    return torch.ops.fasterrcnn_ops.select_detections(
+        class_logits.detach(),
+        box_deltas.detach(),
+        proposals.detach(),
+        count,
+        image_sizes,
+        score_threshold,
+        nms_threshold,
+        max_detections,
+        [float(weight) for weight in weights],
+        inclusive,
+        min_size,
+        candidates_per_class,
+    )
 
 
 @torch.library.register_fake("fasterrcnn_ops::select_detections")

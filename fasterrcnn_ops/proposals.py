@@ -105,24 +105,24 @@ def generate_proposals(
         min_sizes, min_size = min_size.double() - 1 if inclusive_sides else min_size, 0.0
     elif inclusive_sides:
         min_size = min_size - 1
-    with torch.no_grad():
-        return torch.ops.fasterrcnn_ops.generate_proposals(
-            list(objectness),
-            list(deltas),
-            list(cell_anchors),
-            _stride_pairs(strides),
-            image_sizes,
-            min_sizes,
-            float(min_size),
-            pre_nms_top_n,
-            post_nms_top_n,
-            nms_threshold,
-            score_threshold,
-            [float(weight) for weight in weights],
-            anchor_offset,
-            inclusive,
-            filter_before_topk,
-        )
+    # Detached rather than under no_grad, which an exported graph would have to switch on and off again.
+    return torch.ops.fasterrcnn_ops.generate_proposals(
+        [maps.detach() for maps in objectness],
+        [maps.detach() for maps in deltas],
+        [cells.detach() for cells in cell_anchors],
+        _stride_pairs(strides),
+        image_sizes,
+        min_sizes,
+        float(min_size),
+        pre_nms_top_n,
+        post_nms_top_n,
+        nms_threshold,
+        score_threshold,
+        [float(weight) for weight in weights],
+        anchor_offset,
+        inclusive,
+        filter_before_topk,
+    )
 
 
 def _stride_pairs(strides: Sequence[float | tuple[float, float]]) -> list[float]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fasterrcnn.box_coder import BoxCoder
-from fasterrcnn.types import Detections, Size
+from fasterrcnn.types import Detections, PaddedDetections, Proposals, Size
 from fasterrcnn_ops import select_detections_with_proposal
 
 # Sides in pixels of the batch below which a clipped box is nothing: what is left of boxes outside the image.
@@ -64,6 +64,41 @@ class DetectionLayer:
         )
         return found
 
+    def batched(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        proposals: Proposals,
+        image_sizes: Tensor,
+        *,
+        score_threshold: float | None = None,
+        nms_threshold: float | None = None,
+        max_detections: int | None = None,
+    ) -> PaddedDetections:
+        """Detections of a batch, in pixels of the batch; reads nothing back to the host.
+
+        Args:
+            logits: float[B·K, C+1], column 0 is background; rows of unused slots do not count.
+            deltas: float[B·K, 4(C+1)], or float[B·K, 4C] where background has no box.
+            proposals: K slots of each image.
+            image_sizes: [B, 2] (height, width) in pixels to which boxes are clipped, on the device of the logits.
+            score_threshold: Instead of the layer's, for this call; likewise the other two.
+
+        Returns:
+            ``max_detections`` slots per image. A proposal may be detected as several classes.
+        """
+        boxes, labels, scores, count, _ = self._select(
+            logits,
+            deltas,
+            proposals.boxes,
+            proposals.count,
+            image_sizes,
+            self.max_detections if max_detections is None else max_detections,
+            score_threshold,
+            nms_threshold,
+        )
+        return PaddedDetections(boxes, labels, scores, count)
+
     def _chosen(
         self,
         logits: Tensor,
@@ -76,13 +111,32 @@ class DetectionLayer:
         nms_threshold: float | None = None,
     ) -> tuple[Detections, Tensor]:
         """Detections by descending score, and the proposal of each, int64[D]; one read-back of their number."""
-        *slots, count, proposal = select_detections_with_proposal(
-            # What has no number as a logit is never detected.
-            torch.where(valid[:, None], logits.detach().float(), torch.nan)[None],
-            deltas.detach().float()[None],
-            boxes.detach()[None],
-            torch.full((1,), len(boxes), device=boxes.device),
-            [image_size],
+        # What has no number as a logit is never detected.
+        logits = torch.where(valid[:, None], logits.float(), torch.nan)
+        every = torch.full((1,), len(boxes), device=boxes.device)
+        *slots, count, proposal = self._select(
+            logits, deltas, boxes[None], every, [image_size], max_detections, score_threshold, nms_threshold
+        )
+        used = int(count)
+        return Detections(*(tensor[0, :used] for tensor in slots)), proposal[0, :used]
+
+    def _select(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        boxes: Tensor,
+        count: Tensor,
+        image_sizes: Tensor | list[Size],
+        max_detections: int,
+        score_threshold: float | None,
+        nms_threshold: float | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        return select_detections_with_proposal(
+            logits.float(),
+            deltas.float(),
+            boxes,
+            count,
+            image_sizes,
             score_threshold=self.score_threshold if score_threshold is None else score_threshold,
             nms_threshold=self.nms_threshold if nms_threshold is None else nms_threshold,
             max_detections=max_detections,
@@ -91,8 +145,6 @@ class DetectionLayer:
             min_size=SMALLEST_SIDE,
             candidates_per_class=self.candidates_per_class,
         )
-        used = int(count)
-        return Detections(*(tensor[0, :used] for tensor in slots)), proposal[0, :used]
 
 
 @dataclass

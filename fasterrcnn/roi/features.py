@@ -63,8 +63,7 @@ class RoIPooler(nn.Module):
         boxes = boxes.float()
         scale = self.spatial_scale
         if scale is None:
-            x, y = features.shape[3] / image_size[1], features.shape[2] / image_size[0]
-            boxes = boxes * torch.tensor([x, y, x, y], device=boxes.device)
+            boxes = scale_columns(boxes, features.shape[3] / image_size[1], features.shape[2] / image_size[0])
             scale = 1.0
         if self.kind == "truncated":
             boxes, scale = truncate(boxes * scale, (features.shape[2], features.shape[3])), 1.0
@@ -72,6 +71,12 @@ class RoIPooler(nn.Module):
         if self.kind == "align":
             return roi_align(features, rois, self.size, scale, self.sampling_ratio, self.aligned)
         return roi_pool(features, rois, self.size, scale)
+
+
+def scale_columns(boxes: Tensor, factor_x: float, factor_y: float) -> Tensor:
+    """Boxes [K, 4] times a factor per direction; without a tensor of factors, which would be a copy from the host."""
+    x1, y1, x2, y2 = boxes.unbind(dim=1)
+    return torch.stack([x1 * factor_x, y1 * factor_y, x2 * factor_x, y2 * factor_y], dim=1)
 
 
 def truncate(boxes: Tensor, feature_size: Size) -> Tensor:

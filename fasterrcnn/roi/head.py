@@ -28,7 +28,7 @@ class RoIHeads(nn.Module):
     def pool_proposals(self, features: Tensor, proposals: Proposals, image_size: Size) -> Tensor:
         """Features of every slot of the proposals, used or not: [B·K, C, P, P]."""
         batch, slots = proposals.scores.shape
-        indices = torch.arange(batch, device=proposals.boxes.device).repeat_interleave(slots)
+        indices = torch.arange(batch, device=proposals.boxes.device)[:, None].expand(batch, slots).reshape(-1)
         return self.pool(features, proposals.boxes.reshape(-1, 4), indices, image_size)
 
     def predict(self, pooled: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,18 +1,21 @@
-"""The anchors of a feature map, computed and never stored as parameters."""
+"""The anchors of a feature map, computed and never stored."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fasterrcnn.types import Size
 from fasterrcnn_ops import cell_anchors, grid_anchors
 
 
-class AnchorGrid:
+class AnchorGrid(nn.Module):
     """One set of cell anchors repeated over the locations of a feature map.
+
+    A module so that its anchors are where the model is, and need no copy from the host. They are in no state dict, and
+    stay float32 whatever the model becomes: bfloat16 has eight bits for a coordinate.
 
     Args:
         sizes: Anchor sizes in input pixels, the side of the square of equal area.
@@ -33,16 +36,25 @@ class AnchorGrid:
         rule: str = "classic",
         offset: float = 0.0,
     ) -> None:
+        super().__init__()
         # On the CPU even where a model is built under torch.device("meta"): there is nothing to load into anchors.
-        self.cell_anchors = cell_anchors(sizes, ratios, rule=rule, device="cpu")
+        self._cells = cell_anchors(sizes, ratios, rule=rule, device="cpu")
+        self.register_buffer("cell_anchors", self._cells, persistent=False)
         self.stride = stride
         self.offset = offset
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AnchorGrid:
+        # Every move or change of format of a model comes through here. Only the place is taken from it.
+        self.cell_anchors = self._cells.to(fn(self.cell_anchors).device)
+        return self
 
     def __len__(self) -> int:
         """A, the number of anchors per location."""
         return len(self.cell_anchors)
 
-    def __call__(self, feature_size: Size, device: torch.device | str | None = None) -> Tensor:
+    def forward(self, feature_size: Size, device: torch.device | str | None = None) -> Tensor:
         """float32[H·W·A, 4], in pixels of the input: anchor a of location (y, x) is row (y·W + x)·A + a."""
-        cells = self.cell_anchors.to(device)
-        return grid_anchors(cells, feature_size, self.stride, offset=self.offset)
+        return grid_anchors(self.cell_anchors.to(device), feature_size, self.stride, offset=self.offset)
+
+    def extra_repr(self) -> str:
+        return f"{len(self)} per location, stride={self.stride}, offset={self.offset}"

@@ -107,17 +107,26 @@ class RegionProposalNetwork(nn.Module):
         return RPNOutput(*self.maps(features), self.anchors)
 
     def propose(
-        self, output: RPNOutput, image_sizes: Sequence[Size], scales: Sequence[float], *, training: bool
+        self,
+        output: RPNOutput,
+        image_sizes: Tensor | Sequence[Size],
+        scales: Tensor | Sequence[float] | None = None,
+        *,
+        training: bool,
     ) -> Proposals:
-        """Proposals of each image; no gradient flows through them (paper, section 3.2: approximate joint training)."""
-        with torch.no_grad():
-            objectness_map = output.objectness_map
-            if objectness_map.dtype == torch.float64:
-                objectness_map = objectness_map.float()  # boxes are float32 in every detector
-            delta_map = output.delta_map.to(objectness_map.dtype)
-            return self.proposal_layer(
-                [objectness_map], [delta_map], [output.grid], image_sizes, scales, training=training
-            )
+        """Proposals of each image; no gradient flows through them (paper, section 3.2: approximate joint training).
+
+        Args:
+            output: Of :meth:`predict`.
+            image_sizes, scales: As for :class:`ProposalLayer`.
+            training: Which counts apply.
+        """
+        # Detached rather than under no_grad, which a graph would have to switch on and off again.
+        objectness_map = RPNOutput(output.score_map.detach(), output.delta_map, output.grid).objectness_map
+        if objectness_map.dtype == torch.float64:
+            objectness_map = objectness_map.float()  # boxes are float32 in every detector
+        delta_map = output.delta_map.detach().to(objectness_map.dtype)
+        return self.proposal_layer([objectness_map], [delta_map], [output.grid], image_sizes, scales, training=training)
 
 
 class RPNHead(nn.Module):

@@ -46,8 +46,8 @@ class ProposalLayer:
         objectness: Sequence[Tensor],
         deltas: Sequence[Tensor],
         grids: Sequence[AnchorGrid],
-        image_sizes: Sequence[Size],
-        scales: Sequence[float],
+        image_sizes: Tensor | Sequence[Size],
+        scales: Tensor | Sequence[float] | None = None,
         *,
         training: bool,
     ) -> Proposals:
@@ -57,8 +57,9 @@ class ProposalLayer:
             objectness: Of each level float[B, A, H, W], log-odds of being an object.
             deltas: Of each level float[B, 4A, H, W], offsets from the anchors.
             grids: Of each level, its anchors.
-            image_sizes: (height, width) to which the boxes of each image are clipped, padding excluded.
-            scales: Resize factor of each image.
+            image_sizes: [B, 2] (height, width) to which the boxes of each image are clipped, padding excluded, on the
+                device of the maps. A list of pairs costs a copy to that device; so does one of scales.
+            scales: [B] or None, resize factor of each image; None is 1.
             training: Which of the two counts apply.
 
         Returns:
@@ -78,7 +79,7 @@ class ProposalLayer:
             deltas,
             [grid.cell_anchors.to(device) for grid in grids],
             [grid.stride for grid in grids],
-            list(image_sizes),
+            image_sizes,
             pre_nms_top_n=self.pre_nms_top_n[which],
             post_nms_top_n=self.post_nms_top_n[which],
             nms_threshold=self.nms_threshold,
@@ -91,12 +92,13 @@ class ProposalLayer:
         )
         return Proposals(boxes, scores, count)
 
-    def _min_sizes(self, scales: Sequence[float], device: torch.device) -> float | Tensor:
+    def _min_sizes(self, scales: Tensor | Sequence[float] | None, device: torch.device) -> float | Tensor:
         """Smallest side in pixels of the batch, for all images or [B]."""
-        if not self.scale_min_size:
+        if scales is None or not self.scale_min_size:
             return self.min_size
-        sizes = torch.tensor([self.min_size * scale for scale in scales], dtype=torch.float64)
-        return sizes.to(device, non_blocking=True)
+        if not isinstance(scales, Tensor):
+            scales = torch.tensor(scales, dtype=torch.float64).to(device, non_blocking=True)
+        return self.min_size * scales.double()
 
 
 def fill_up(proposals: Proposals, image_size: Size, seed: int = 0) -> Tensor:

@@ -123,6 +123,7 @@ def test_deterministic_algorithms_suffice(tmp_path, pooling):
     assert first[1] == again[1]
 
 
+@pytest.mark.xdist_group("memory")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["classic_vgg16", "classic_resnet50"])
 def test_gradients_at_full_size(name):

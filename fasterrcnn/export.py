@@ -1,4 +1,4 @@
-"""A detector as a file: ``to_onnx`` for ONNX Runtime, which needs nothing of ours; ``to_pt2`` for ``torch.export.load``.
+"""A detector as a file: ``to_onnx`` for ONNX Runtime, which needs nothing of ours; ``to_pt2`` for torch.export.load.
 
 Exported is :meth:`~fasterrcnn.model.TwoStageDetector.forward_padded` for any number of images of any size: the way from
 pixels to detections, NMS included. Resizing images to the working size stays outside; its rules travel in the file, see

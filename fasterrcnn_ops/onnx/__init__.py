@@ -49,7 +49,7 @@ def translations() -> dict[Callable, Callable]:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"export to ONNX needs the packages onnx and onnxscript ({error}): pip install \"fasterrcnn-ops[onnx]\""
+            f'export to ONNX needs the packages onnx and onnxscript ({error}): pip install "fasterrcnn-ops[onnx]"'
         ) from error
     table = {}
     for name, module in _MODULE_OF.items():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import onnx_ir as ir
 from onnxscript import opset18 as op
 
 from fasterrcnn_ops.box_coder import DELTA_CLIP
@@ -17,6 +15,7 @@ from fasterrcnn_ops.onnx.values import (
     Value,
     all_of,
     cast_like,
+    filled,
     floats,
     integers,
     positions,
@@ -77,9 +76,7 @@ def select_detections(
         rows_at(group_boxes, order), op.Unsqueeze(candidates, integers([1])), nms_threshold, integers([max_detections])
     )
     kept = op.Cast(op.Squeeze(kept, integers([1])), to=INT64)
-    kept = op.ScatterElements(
-        op.ConstantOfShape(op.Shape(kept), value=ir.tensor(np.zeros(1, dtype=np.int64))), order, kept, axis=1
-    )  # back to the order of proposals
+    kept = op.ScatterElements(filled(op.Shape(kept), 0, INT64), order, kept, axis=1)  # back to the order of proposals
     by_class = op.Concat(size_of(proposals, 0), classes, slots, axis=0)
     kept = op.Transpose(op.Reshape(kept, by_class), perm=[0, 2, 1])  # [B, K, C]
 

@@ -11,14 +11,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import onnx_ir as ir
 from onnxscript import opset18 as op
 
 from fasterrcnn_ops.onnx.values import (
+    BOOL,
     FLOAT,
+    INT32,
     INT64,
     Value,
+    any_of,
     columns,
+    filled,
     floats,
     integers,
     is_finite,
@@ -49,18 +52,16 @@ def kept_of_sorted(boxes: Value, wanted: Value, iou_threshold: float, most: Valu
     x1, y1, x2, y2 = columns(boxes)
     width, height = op.Sub(x2, x1), op.Sub(y2, y1)
     area = op.Mul(width, height)
-    sound = op.And(
-        op.Greater(op.Min(width, height), floats(0.0)), op.And(op.Greater(area, floats(0.0)), is_finite(area))
-    )
+    upright = op.And(op.Greater(width, floats(0.0)), op.Greater(height, floats(0.0)))
+    sound = op.And(upright, op.And(op.Greater(area, floats(0.0)), is_finite(area)))
     boxes = op.Where(op.Unsqueeze(sound, integers([-1])), boxes, floats(0.0))
 
     size = size_of(boxes, 1)
     ranks = op.Cast(op.Sub(size, positions(size)), to=FLOAT)  # N, N-1, … 1
     scores = op.Where(wanted, ranks, floats(-1.0))
     chosen = op.NonMaxSuppression(boxes, scores, most, floats([_float_not_above(iou_threshold)]), floats([0.0]))
-    nothing = op.ConstantOfShape(op.Shape(wanted), value=ir.tensor(np.zeros(1, dtype=np.int32)))
-    ones = op.ConstantOfShape(size_of(chosen, 0), value=ir.tensor(np.ones(1, dtype=np.int32)))
-    return op.Cast(op.ScatterND(nothing, chosen, ones), to=ir.DataType.BOOL)
+    nothing, ones = filled(op.Shape(wanted), 0, INT32), filled(size_of(chosen, 0), 1, INT32)
+    return op.Cast(op.ScatterND(nothing, chosen, ones), to=BOOL)
 
 
 def first_of(flags: Value, slots: int) -> tuple[Value, Value]:
@@ -121,25 +122,20 @@ def _kept(boxes: Value, scores: Value, idxs: Value | None, iou_threshold: float,
     scores = to_float(scores)
     unknown = op.IsNaN(scores)  # NaN comes first
     _, order = top(op.Where(unknown, floats(math.inf), scores), size)
-    _, nan_first = top(op.Cast(op.Gather(unknown, order), to=ir.DataType.INT32), size)
+    _, nan_first = top(op.Cast(op.Gather(unknown, order), to=INT32), size)
     order = op.Gather(order, nan_first)
     sorted_boxes = op.Gather(to_float(boxes), order)
     if idxs is None:
-        groups = op.Expand(
-            op.Constant(value=ir.tensor(np.ones((1, 1), dtype=bool))), op.Concat(integers([1]), size, axis=0)
-        )
+        groups = filled(op.Concat(integers([1]), size, axis=0), True, BOOL)
     else:
-        idxs = op.Cast(idxs, to=INT64) if idxs.dtype == ir.DataType.BOOL else idxs
+        idxs = op.Cast(idxs, to=INT64) if idxs.dtype == BOOL else idxs
         ids, _, _, _ = op.Unique(idxs, sorted=0)
-        groups = op.Equal(
-            op.Unsqueeze(ids, integers([1])), op.Unsqueeze(op.Gather(idxs, order), integers([0]))
-        )  # [U, N]
+        of_box = op.Gather(idxs, order)
+        groups = op.Equal(op.Unsqueeze(ids, integers([1])), op.Unsqueeze(of_box, integers([0])))  # [U, N]
     kept = kept_of_sorted(
         op.Unsqueeze(sorted_boxes, integers([0])), op.Unsqueeze(groups, integers([0])), iou_threshold, most
     )
-    return order, op.Cast(
-        op.ReduceMax(op.Cast(kept, to=ir.DataType.INT32), integers([0, 1]), keepdims=0), to=ir.DataType.BOOL
-    )
+    return order, any_of(kept, 0, 1)
 
 
 def _float_not_above(threshold: float) -> float:

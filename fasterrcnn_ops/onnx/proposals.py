@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import onnx_ir as ir
 from onnxscript import opset18 as op
 
 from fasterrcnn_ops.box_coder import DELTA_CLIP
 from fasterrcnn_ops.onnx.boxes import clip_to, decode, grid_anchors, limits_of
 from fasterrcnn_ops.onnx.nms import first_of, kept_of_sorted
 from fasterrcnn_ops.onnx.values import (
-    BOOL,
     DOUBLE,
     FLOAT,
     INT64,
     Value,
     all_of,
+    any_of,
     cast_like,
     floats,
     integers,
@@ -103,8 +102,7 @@ def generate_proposals(
         numbers = op.Reshape(integers(range(len(chosen))), integers([1, -1, 1]))
         wanted = op.And(wanted, op.Equal(op.Unsqueeze(levels, integers([1])), numbers))  # [B, L, N]
     kept = kept_of_sorted(boxes, wanted, nms_threshold, integers([post_nms_top_n]))
-    kept = op.Cast(op.ReduceMax(op.Cast(kept, to=ir.DataType.INT32), integers([1]), keepdims=0), to=BOOL)
-    index, used = first_of(kept, post_nms_top_n)
+    index, used = first_of(any_of(kept, 1), post_nms_top_n)
     boxes = op.Where(op.Unsqueeze(used, integers([-1])), rows_at(boxes, index), floats(0.0))
     scores = op.Where(used, rows_at(scores, index), floats(0.0))
     count = op.ReduceSum(op.Cast(used, to=INT64), integers([1]), keepdims=0)

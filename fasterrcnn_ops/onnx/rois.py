@@ -16,6 +16,7 @@ from fasterrcnn_ops.onnx.values import (
     Value,
     all_of,
     at_most,
+    filled,
     floats,
     integers,
     is_finite,
@@ -66,7 +67,7 @@ def multi_scale_roi_align_forward(
     levels = _level_of(rois, dtype, scales, canonical_scale, canonical_level)
     channels = size_of(features[0], 1)
     shape = op.Concat(size_of(rois, 0), channels, integers([pooled_height, pooled_width]), axis=0)
-    pooled = op.ConstantOfShape(shape, value=ir.tensor(np.zeros(1, dtype=dtype.numpy())))
+    pooled = filled(shape, 0, dtype)
     for level, (map_, scale) in enumerate(zip(features, scales, strict=True)):
         members = op.Transpose(op.NonZero(op.Equal(levels, integers(level))), perm=[1, 0])  # [n, 1]
         of_level = _align(
@@ -103,8 +104,7 @@ def roi_pool_forward(
         spatial_scale=spatial_scale,
     )
     pooled = op.Where(op.Unsqueeze(sound, integers([2, 3])), pooled, floats(0.0))
-    nowhere = op.ConstantOfShape(op.Shape(pooled), value=ir.tensor(np.full(1, -1, dtype=np.int64)))
-    return op.CastLike(pooled, input), nowhere
+    return op.CastLike(pooled, input), filled(op.Shape(pooled), -1, INT64)
 
 
 def _align(

@@ -16,7 +16,8 @@ from onnxscript import opset18 as op
 
 Value = Any  # a value of the graph being recorded; exporters have classes of their own for it
 
-FLOAT, DOUBLE, INT64, BOOL = ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.INT64, ir.DataType.BOOL
+FLOAT, DOUBLE = ir.DataType.FLOAT, ir.DataType.DOUBLE
+INT32, INT64, BOOL = ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL
 
 
 def floats(numbers: float | Sequence[float], dtype: ir.DataType = FLOAT) -> Value:
@@ -27,6 +28,11 @@ def floats(numbers: float | Sequence[float], dtype: ir.DataType = FLOAT) -> Valu
 def integers(numbers: int | Sequence[int]) -> Value:
     """An int64 constant."""
     return op.Constant(value=ir.tensor(np.asarray(numbers, dtype=np.int64)))
+
+
+def filled(shape: Value, number: float, dtype: ir.DataType) -> Value:
+    """A tensor of one number; ``shape`` is int64 [n]."""
+    return op.ConstantOfShape(shape, value=ir.tensor(np.full(1, number, dtype=dtype.numpy())))
 
 
 def as_vector(size: int | Value) -> Value:
@@ -78,6 +84,11 @@ def all_of(flags: Value, width: int) -> Value:
     """bool [...] of bool [..., width]. Not a reduction: runtimes disagree about those of nothing."""
     parts = [op.Gather(flags, integers(i), axis=-1) for i in range(width)]
     return functools.reduce(op.And, parts)
+
+
+def any_of(flags: Value, *axes: int) -> Value:
+    """bool without these axes: whether one flag is set."""
+    return op.Cast(op.ReduceMax(op.Cast(flags, to=INT32), integers(axes), keepdims=0), to=BOOL)
 
 
 def positions(size: Value, dtype: ir.DataType = INT64) -> Value:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from fasterrcnn import build, checkpoints, cli
@@ -85,25 +90,46 @@ def run(*arguments, code=0):
     return " ".join(result.output.split())
 
 
-def test_onnx_from_the_command_line(tmp_path):
+@pytest.fixture(scope="module")
+def exported_file(tmp_path_factory):
+    """The detector, and the ONNX file the command wrote beside its weights."""
     needs_onnx()
-    import onnx
-
+    folder = tmp_path_factory.mktemp("onnx")
     model = detector("classic_vgg16")
-    checkpoints.save(model, tmp_path / "classic.safetensors")
-    output = run("--weights", tmp_path / "classic.safetensors")
-    path = tmp_path / "classic.onnx"
-    assert f"{path}: classic_vgg16, images, image_sizes, scales → boxes, labels, scores, count" in output
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["classic.onnx", "classic.safetensors"]
-    check_onnx(model, path)
-    described = json.loads({entry.key: entry.value for entry in onnx.load(path).metadata_props}[KEY])
-    assert described == {
+    checkpoints.save(model, folder / "detector.safetensors")
+    output = run("--weights", folder / "detector.safetensors")
+    assert "detector.onnx: classic_vgg16, images, image_sizes, scales → boxes, labels, scores, count" in output
+    assert sorted(file.name for file in folder.iterdir()) == ["detector.onnx", "detector.safetensors"]
+    return model, folder / "detector.onnx"
+
+
+@pytest.mark.xdist_group("onnx_file")
+def test_onnx_from_the_command_line(exported_file):
+    check_onnx(*exported_file)
+
+
+@pytest.mark.xdist_group("onnx_file")
+def test_running_it_as_the_document_says(exported_file, tmp_path, monkeypatch):
+    document = Path(__file__).resolve().parents[2] / "docs" / "deployment" / "onnx.md"
+    (example,) = re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    noise = torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
+    Image.fromarray(noise).save(tmp_path / "photo.jpg")
+    shutil.copy(exported_file[1], tmp_path / "detector.onnx")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(example, names)
+    assert names["rules"] == {
         "system": "classic_vgg16",
         "class_names": list(CLASS_NAMES),
         "min_size": 320,
         "max_size": 480,
         "fixed_size": None,
     }
+    boxes = names["boxes"]
+    assert len(boxes) == len(names["names"]) > 0
+    assert set(names["names"]) <= set(CLASS_NAMES)
+    assert (boxes >= 0).all()
+    assert (boxes <= np.array([90, 70, 90, 70]) + 1e-3).all()
 
 
 @pytest.mark.slow
@@ -146,8 +172,6 @@ def test_pt2_of_every_system(system, tmp_path):
 
 
 def test_without_the_packages_the_command_says_what_to_install(tmp_path, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     checkpoints.save(detector("classic_vgg16"), tmp_path / "classic.safetensors")
     output = run("--weights", tmp_path / "classic.safetensors", code=2)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fasterrcnn_ops import _library
+from fasterrcnn_ops._transforms import register_vmap
 from fasterrcnn_ops.reference import matching as _reference
 
 __all__ = ["match_boxes"]
@@ -80,3 +81,6 @@ def _match_boxes_cuda(targets, boxes, high_threshold, low_threshold, allow_low_q
         allow_low_quality=allow_low_quality,
         min_low_quality=min_low_quality,
     )
+
+
+register_vmap("match_boxes")

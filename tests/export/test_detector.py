@@ -154,6 +154,7 @@ def check_pt2(model, path):
                 assert torch.equal(actual, expected)
 
 
+@pytest.mark.slow
 def test_pt2_from_the_command_line(tmp_path):
     model = detector("resnet50_c4")
     checkpoints.save(model, tmp_path / "c4.safetensors")

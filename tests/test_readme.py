@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+import fasterrcnn
+
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
@@ -19,7 +21,7 @@ def block_with(text: str) -> str:
 
 
 def test_every_block_is_tested():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
 
 
 def test_as_torchvision():
@@ -64,3 +66,12 @@ def test_detector():
     exec(block_with("fasterrcnn.build"), names)
     assert sorted(names["losses"]) == ["loss_box_reg", "loss_classifier", "loss_objectness", "loss_rpn_box_reg"]
     assert names["detections"].boxes.shape[1] == 4
+
+
+@pytest.mark.filterwarnings("ignore:CudaGraphed:RuntimeWarning")
+def test_cuda_graphs():
+    model = fasterrcnn.build("resnet50_c4", num_classes=2, backbone="tiny", min_size=64, max_size=100)
+    names = {"model": model, "image": torch.rand(3, 48, 60)}
+    exec(block_with("CudaGraphed"), names)
+    assert [shape[0] for shape in names["graphed"].shapes] == [1, 1]
+    assert names["detections"][0].boxes.shape[1] == 4

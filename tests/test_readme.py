@@ -21,7 +21,7 @@ def block_with(text: str) -> str:
 
 
 def test_every_block_is_tested():
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
 
 
 def test_as_torchvision():
@@ -78,3 +78,12 @@ def test_onnx(tmp_path, monkeypatch):
     names = {"fasterrcnn": fasterrcnn, "model": model, "images": images.numpy(), "image_sizes": image_sizes.numpy()}
     exec(block_with("onnxruntime.InferenceSession"), names)
     assert names["boxes"].shape == (3, 100, 4)
+
+
+@pytest.mark.filterwarnings("ignore:CudaGraphed:RuntimeWarning")
+def test_cuda_graphs():
+    model = fasterrcnn.build("resnet50_c4", num_classes=2, backbone="tiny", min_size=64, max_size=100)
+    names = {"model": model, "image": torch.rand(3, 48, 60)}
+    exec(block_with("CudaGraphed"), names)
+    assert [shape[0] for shape in names["graphed"].shapes] == [1, 1]
+    assert names["detections"][0].boxes.shape[1] == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fasterrcnn import export
 from fasterrcnn.build import build, default_arguments
 from fasterrcnn.classic import FasterRCNN
 from fasterrcnn.cuda_graphs import CudaGraphed
@@ -19,4 +20,5 @@ __all__ = [
     "__version__",
     "build",
     "default_arguments",
+    "export",
 ]

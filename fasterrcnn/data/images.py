@@ -232,7 +232,7 @@ _pillows_limit: int | None = None
 
 @contextmanager
 def _without_limit() -> Iterator[None]:
-    """Pillow's own limit is a variable of its module, lifted while any thread is inside; ours is checked right after."""
+    """Pillow's own limit is a variable of its module, lifted while a thread is inside; ours is checked right after."""
     global _opening, _pillows_limit
     with _lock:
         if _opening == 0:

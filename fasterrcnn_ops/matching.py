@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fasterrcnn_ops import _library
+from fasterrcnn_ops._transforms import register_vmap
 
 __all__ = ["match_boxes"]
 
@@ -69,3 +70,6 @@ def match_boxes(
 @torch.library.register_fake("fasterrcnn_ops::match_boxes")
 def _match_boxes_fake(targets, boxes, high_threshold, low_threshold, allow_low_quality, min_low_quality=0.0):
     return boxes.new_empty((*targets.shape[:-2], boxes.shape[-2]), dtype=torch.int64)
+
+
+register_vmap("match_boxes")

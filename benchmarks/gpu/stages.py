@@ -29,11 +29,11 @@ TAIL = 4000  # characters of a program's output that a result keeps
 OPERATORS = (
     *("grid_anchors", "encode_boxes", "decode_boxes", "box_iou", "nms", "batched_nms", "nms_padded"),
     *("roi_align_forward", "roi_align_backward", "roi_pool_forward", "roi_pool_backward"),
+    *("match_boxes", "multi_scale_roi_align_forward", "multi_scale_roi_align_backward"),
 )
 # These are compositions of torch operations, or of the ones above, on CUDA.
 COMPOSED = (
-    *("match_boxes", "box_iou_backward", "soft_nms", "generate_proposals", "select_detections"),
-    *("multi_scale_roi_align_forward", "multi_scale_roi_align_backward"),
+    *("box_iou_backward", "soft_nms", "generate_proposals", "select_detections"),
 )
 # Run in a process of its own: prints the operators without a CUDA kernel, as JSON.
 LIST_MISSING = f"""
@@ -126,6 +126,10 @@ def build(settings: Settings) -> Result:
     return FAILED if result["without_cuda_kernel"] else OK, result
 
 
+# The machine of a card may have no pytest-xdist, which the project's own options ask for.
+WITHOUT_XDIST = "--import-mode=importlib -q -m 'not slow and not recipes'"
+
+
 def tests(settings: Settings) -> Result:
     """The operator tests on the CUDA device, and those that only a card can answer."""
     deadline = time.monotonic() + settings.limit
@@ -135,7 +139,7 @@ def tests(settings: Settings) -> Result:
             junit = Path(elsewhere, "junit.xml")
             command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
             command += [str(ROOT / arguments[0]), *arguments[1:], "--junitxml", str(junit)]
-            command += ["-p", "no:cacheprovider", "-rs", "--durations=5"]
+            command += ["-p", "no:cacheprovider", "-rs", "--durations=5", "-o", f"addopts={WITHOUT_XDIST}"]
             if importlib.util.find_spec("xdist"):
                 command += ["-n", "4"]
             done = run(command, Path(elsewhere), deadline - time.monotonic())
@@ -233,10 +237,18 @@ def operators(settings: Settings) -> Result:
     return race.run_rows(settings, known.get("ceilings") if known else None)
 
 
+def graphs(settings: Settings) -> Result:
+    """Times detectors with and without CUDA graphs; see ``graphs.py``."""
+    from . import graphs as detectors
+
+    return OK, {"rows": detectors.run(settings.only)}
+
+
 STAGES: dict[str, Callable[[Settings], Result]] = {
     "build": build,
     "tests": tests,
     "sanitizer": sanitizer,
     "ceilings": ceilings,
     "operators": operators,
+    "graphs": graphs,
 }

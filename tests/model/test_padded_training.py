@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
+from padded_batches import COUNTS, SYSTEMS, batch, tiny
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import fasterrcnn
 from fasterrcnn.box_coder import BoxCoder
@@ -17,39 +16,6 @@ from fasterrcnn.training import AnchorTargets, Matcher, ProposalTargets, Sampler
 from fasterrcnn.training.targets import RoISamples
 from fasterrcnn.types import Proposals
 from fasterrcnn_ops import cell_anchors, grid_anchors
-
-SYSTEMS = {
-    "classic_vgg16": {"min_size": 96},
-    "classic_resnet50": {"min_size": 96, "roi_pooling": "align"},
-    "resnet50_c4": {"min_size": 96},
-    "resnet50_c4_sigmoid": {"min_size": 96},
-    "stepwise_vgg16": {"image_size": (96, 128)},
-    "rpn_only": {"min_size": 96, "rpn_only": True},
-}
-COUNTS = (3, 0, 1)  # ground truths of each image
-
-
-def tiny(name: str, **overrides: Any) -> TwoStageDetector:
-    torch.manual_seed(0)
-    system = "resnet50_c4" if name == "rpn_only" else name
-    return fasterrcnn.build(system, num_classes=3, backbone="tiny", **{**SYSTEMS[name], **overrides})
-
-
-def batch(counts: tuple[int, ...] = COUNTS, extra: int = 0) -> tuple[Tensor, ...]:
-    """Images [B, 3, 96, 128], sizes, boxes [B, M, 4], labels [B, M], seeds; rubbish wherever there is padding."""
-    generator = torch.Generator().manual_seed(4)
-    images = torch.rand(len(counts), 3, 96, 128, generator=generator)
-    sizes = torch.tensor([[96, 128], [96, 100], [80, 128]] * len(counts))[: len(counts)]
-    most = max(counts, default=0) + extra
-    corner = torch.rand(len(counts), most, 2, generator=generator) * 40
-    side = 20 + torch.rand(len(counts), most, 2, generator=generator) * 36
-    boxes = torch.cat([corner, corner + side], dim=2)
-    labels = torch.randint(1, 4, (len(counts), most), generator=generator)
-    for image, count in enumerate(counts):
-        labels[image, count:] = 0
-        boxes[image, count:] = torch.tensor([0.0, 0, 128, 96])
-    return images, sizes, boxes, labels, torch.arange(len(counts)) + 17
-
 
 # Sample for sample.
 
@@ -323,68 +289,3 @@ def test_unused_slots_keep_the_statistics_of_batch_norm():
     with torch.no_grad():
         expected = head[0](pooled[1]).mean(dim=(0, 2, 3))
     torch.testing.assert_close(norm.running_mean, expected)
-
-
-# Nothing is read back, and it compiles.
-
-
-class NoReadBack(TorchDispatchMode):
-    """Refuses what would make a host wait for a device, and shapes that depend on values."""
-
-    FORBIDDEN = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal.default")
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = str(func)
-        assert not any(forbidden in name for forbidden in self.FORBIDDEN), name
-        indices = args[1] if name.startswith("aten.index.") else ()
-        assert not any(index is not None and index.dtype == torch.bool for index in indices), name
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("counts", [COUNTS, (0, 0)], ids=["some", "none"])
-@pytest.mark.parametrize("name", SYSTEMS)
-def test_nothing_is_read_back(name, counts):
-    model, inputs = tiny(name), batch(counts)
-    with NoReadBack():
-        sum(model.losses_padded(*inputs).values()).backward()
-
-
-@pytest.mark.parametrize("expression", [lambda x: x.sum().item(), lambda x: x.nonzero(), lambda x: x[x > 0]])
-def test_the_guard_guards(expression):
-    with pytest.raises(AssertionError), NoReadBack():
-        expression(torch.ones(3))
-
-
-def compiled_and_eager(name: str, backend: str) -> None:
-    """Losses and gradients of the compiled step are those of the plain one; another batch needs nothing new."""
-    model = tiny(name, rpn_samples=32)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    step = torch.compile(model.losses_padded, fullgraph=True, backend=backend)
-    for inputs in (batch(), batch((1, 2, 3))):
-        expected, found = model.losses_padded(*inputs), step(*inputs)
-        assert found.keys() == expected.keys()
-        for key, loss in found.items():
-            torch.testing.assert_close(loss, expected[key], rtol=1e-4, atol=1e-5)
-        theirs = torch.autograd.grad(sum(expected.values()), parameters, allow_unused=True)
-        ours = torch.autograd.grad(sum(found.values()), parameters, allow_unused=True)
-        for mine, their in zip(ours, theirs, strict=True):
-            assert (mine is None) == (their is None)
-            if mine is not None:
-                torch.testing.assert_close(mine, their, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", SYSTEMS)
-def test_compiles_into_one_graph(name):
-    torch._dynamo.reset()
-    compiled_and_eager(name, "eager")
-
-
-def test_compiles_with_its_backward():
-    torch._dynamo.reset()
-    compiled_and_eager("resnet50_c4", "aot_eager")
-
-
-@pytest.mark.slow
-def test_compiles_to_machine_code():
-    torch._dynamo.reset()
-    compiled_and_eager("classic_vgg16", "inductor")

@@ -248,6 +248,7 @@ def with_one_nan(tensor: Tensor) -> Tensor:
     return tensor.masked_fill(tensor.isnan(), math.nan) if tensor.is_floating_point() else tensor
 
 
+@pytest.mark.xdist_group("levels")  # they share the results
 @pytest.mark.parametrize("case", CASES)
 def test_same_bits_at_every_level_and_thread_count(results, case):
     expected = results["baseline"][case, 1]
@@ -294,6 +295,7 @@ def test_an_unknown_level_is_named():
     assert f'FASTERRCNN_OPS_CPU_LEVEL: expected one of {names} on this machine, got "avx1024"' in run.stderr
 
 
+@pytest.mark.slow
 def test_no_level_leaves_code_behind_for_another():
     root = Path(__file__).resolve().parents[2]
     if not (root / "csrc").is_dir():

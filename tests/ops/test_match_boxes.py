@@ -217,6 +217,7 @@ def test_any_floats(targets, boxes, low_quality):
     assert torch.equal(match_boxes(targets, boxes, **rule), ref.match_boxes(targets, boxes, **rule))
 
 
+@pytest.mark.xdist_group("memory")
 @pytest.mark.slow
 def test_needs_no_matrix():
     """A matrix of all pairs would have 40 GB."""

@@ -7,9 +7,6 @@ list or null), ``backbone`` (a name, or the class of a module) and ``overrides``
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.torch
@@ -17,6 +14,7 @@ import torch
 from torch import nn
 
 from fasterrcnn.build import build
+from fasterrcnn.files import replacing
 from fasterrcnn.weights import load_state, read_safetensors
 
 FORMAT = "fasterrcnn 1"
@@ -27,7 +25,10 @@ def save(model: nn.Module, path: str | Path) -> None:
 
     Args:
         model: The detector. Its ``class_names`` are kept, if it has any.
-        path: Replaced in one go, so that an interruption never leaves half a file.
+        path: Replaced in one go: killed at any moment, or on a full disk, the old file or the new one is there.
+
+    Raises:
+        OSError: It cannot be written; the message names the file.
     """
     names = model.class_names
     metadata = {
@@ -39,9 +40,9 @@ def save(model: nn.Module, path: str | Path) -> None:
         "overrides": json.dumps(model.arguments),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(Path(path)) as temporary:
+    with replacing(path) as file:
         # Not save_file, whose files nobody else may read.
-        temporary.write_bytes(safetensors.torch.save(tensors, metadata=metadata))
+        file.write(safetensors.torch.save(tensors, metadata=metadata))
 
 
 def load_model(path: str | Path, *, backbone: nn.Module | None = None, device: torch.device | str = "cpu") -> nn.Module:
@@ -79,14 +80,3 @@ def load_model(path: str | Path, *, backbone: nn.Module | None = None, device: t
     names = json.loads(metadata["class_names"])
     model.class_names = None if names is None else tuple(names)
     return model.to(device).eval()
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path next to ``path``, which it replaces when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -16,14 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
 
 from fasterrcnn import checkpoints
 from fasterrcnn.data.dataset import DetectionDataset
 from fasterrcnn.files import remove_leftovers
+from fasterrcnn.training.batches import step_batches
 from fasterrcnn.training.checkpoint import (
     CHECKPOINT,
     check_same_training,
@@ -34,8 +33,7 @@ from fasterrcnn.training.checkpoint import (
 from fasterrcnn.training.display import TrainingProgress, warn
 from fasterrcnn.training.failure import NonFiniteError, describe_failure, save_failed_step
 from fasterrcnn.training.schedule import TrainConfig, learning_rate, make_optimizer
-from fasterrcnn.training.step import Stepper, mixed_seed, step_seed
-from fasterrcnn.types import Target
+from fasterrcnn.training.step import Stepper, step_seed
 
 __all__ = ["CHECKPOINT", "WEIGHTS", "TrainConfig", "TrainResult", "learning_rate", "make_optimizer", "train"]
 
@@ -124,7 +122,9 @@ def train(
     with _interruptible() as interrupted, TrainingProgress(progress, console) as bar:
         task = bar.add_task("training", total=total, completed=step)
         saved = step if step > 0 else -1
-        for images, targets in _batches(dataset, config, step, total):
+        for images, targets in step_batches(
+            dataset, config.batch_size, config.seed, step, total, num_workers=config.num_workers
+        ):
             model.train()
             if config.freeze_bn:
                 model.freeze_bn()
@@ -151,54 +151,6 @@ def train(
         if saved != step or not (out_dir / WEIGHTS).exists():
             save()
     return TrainResult(step, losses, out_dir / WEIGHTS)
-
-
-class _Seeded:
-    """A dataset addressed by (step, index), whose random augmentation depends on nothing else."""
-
-    def __init__(self, dataset: DetectionDataset, seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target]:
-        step, index = key
-        torch.manual_seed(mixed_seed(self.seed, step, index))
-        return self.dataset[index]
-
-
-def _batches(
-    dataset: DetectionDataset, config: TrainConfig, start: int, total: int
-) -> Iterator[tuple[list[Tensor], list[Target]]]:
-    """Batches of the steps ``start``…``total`` − 1; every pass shuffles anew."""
-    per_epoch = len(dataset) // config.batch_size
-
-    def keys() -> Iterator[list[tuple[int, int]]]:
-        epoch, order = -1, []
-        for step in range(start, total):
-            if step // per_epoch != epoch:
-                epoch = step // per_epoch
-                generator = torch.Generator().manual_seed(mixed_seed(config.seed, -1, epoch))
-                order = torch.randperm(len(dataset), generator=generator).tolist()
-            first = step % per_epoch * config.batch_size
-            yield [(step, index) for index in order[first : first + config.batch_size]]
-
-    yield from DataLoader(
-        _Seeded(dataset, config.seed),
-        batch_sampler=keys(),
-        num_workers=config.num_workers,
-        collate_fn=_collate,
-        worker_init_fn=_ignore_interrupts,
-    )
-
-
-def _ignore_interrupts(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the step in progress still needs its images."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which ends the worker, and is how its owner does it
-
-
-def _collate(samples: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
-    return [image for image, _ in samples], [target for _, target in samples]
 
 
 def _restore(folder: Path, stepper: Stepper, console: Console) -> int:

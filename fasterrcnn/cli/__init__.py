@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fasterrcnn.cli import data as data_commands
 from fasterrcnn.cli.common import console
 from fasterrcnn.cli.config import config
 from fasterrcnn.cli.convert import convert
@@ -22,6 +23,7 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.command()(detect)
 app.command()(config)
+app.add_typer(data_commands.app, name="data")
 app.command()(convert)
 
 

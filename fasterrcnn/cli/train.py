@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from fasterrcnn.cli.common import check_device, console, reported, threads
+from fasterrcnn.cli.common import DATA_HELP, check_device, console, reported, threads
 
 
 def train(
     out: Annotated[Path, typer.Option(help="Folder for weights, checkpoint, curves, configuration.", file_okay=False)],
     system: Annotated[str | None, typer.Option(help='A system, such as "classic_vgg16".')] = None,
     backbone: Annotated[str | None, typer.Option(help='Trunk instead of the system\'s own, such as "tiny".')] = None,
-    data: Annotated[str | None, typer.Option(help='Data set: "shapes" (default) or "scenes".')] = None,
+    data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
     config: Annotated[
         Path | None, typer.Option(help="Configuration (TOML); `fasterrcnn config` prints one.", dir_okay=False)
     ] = None,

@@ -145,10 +145,13 @@ def matching() -> Iterator[Tensor]:
         for targets, boxes in ((1, 1), (3, 17), (20, 5000), (150, 800)):
             truth = support.random_boxes(targets, dtype=dtype, generator=seeded(1))
             found = torch.cat((support.random_boxes(boxes, dtype=dtype, generator=seeded(2)), truth))
+            batch = torch.stack((truth, truth.flip(0), torch.full_like(truth, torch.nan)))
+            batch[1, ::3] = torch.nan
             for allow_low_quality in (False, True):
-                yield fasterrcnn_ops.match_boxes(
-                    truth, found, high_threshold=0.7, low_threshold=0.3, allow_low_quality=allow_low_quality
-                )
+                for given in (truth, batch):
+                    yield fasterrcnn_ops.match_boxes(
+                        given, found, high_threshold=0.7, low_threshold=0.3, allow_low_quality=allow_low_quality
+                    )
 
 
 def roi_align_family() -> Iterator[Tensor]:

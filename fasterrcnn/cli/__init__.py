@@ -13,6 +13,7 @@ from fasterrcnn.cli.convert import convert
 from fasterrcnn.cli.demo import demo
 from fasterrcnn.cli.detect import detect
 from fasterrcnn.cli.evaluate import evaluate
+from fasterrcnn.cli.export import export
 from fasterrcnn.cli.train import train
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.command()(detect)
 app.command()(config)
 app.add_typer(data_commands.app, name="data")
 app.command()(convert)
+app.command()(export)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ VERIFY = ("head", "pixels")
 _ROUNDING = 0.5  # pixels; boxes that reach less beyond their image are clipped without a word
 
 
-@dataclass
+@dataclass(slots=True)
 class AnnotatedObject:
     """One object as an annotation file has it.
 
@@ -42,7 +42,7 @@ class AnnotatedObject:
     area: float | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class AnnotatedImage:
     """One image as an annotation file has it.
 

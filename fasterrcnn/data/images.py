@@ -225,18 +225,26 @@ def _formats() -> list[str]:
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
-_limit = threading.Lock()
+_lock = threading.Lock()
+_opening = 0
+_pillows_limit: int | None = None
 
 
 @contextmanager
 def _without_limit() -> Iterator[None]:
-    """Pillow's own limit is a variable of its module; ours is checked right after."""
-    with _limit:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
+    """Pillow's own limit is a variable of its module, lifted while a thread is inside; ours is checked right after."""
+    global _opening, _pillows_limit
+    with _lock:
+        if _opening == 0:
+            _pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _opening += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _opening -= 1
+            if _opening == 0:
+                Image.MAX_IMAGE_PIXELS = _pillows_limit
 
 
 def _short(error: Exception) -> str:

@@ -117,6 +117,8 @@ def run_training(
     resume: bool = True,
     device: str = "cpu",
     console: Console | None = None,
+    weights: Path | None = None,
+    new_predictors: bool = False,
 ) -> RunResult:
     """Trains and evaluates.
 
@@ -126,9 +128,11 @@ def run_training(
         resume: Go on from a checkpoint in ``out_dir`` if there is one; otherwise begin anew and replace what is there.
         device: Where to train.
         console: Where to tell it; by default standard error.
+        weights: Initial weights, of whatever :func:`fasterrcnn.checkpoints.load` reads; a run that goes on has its own.
+        new_predictors: Leave out those of the layers that predict classes and boxes, for other classes than the file's.
 
     Raises:
-        ValueError: A configuration its system refuses, or another one than the checkpoint's.
+        ValueError: A configuration its system refuses, or another one than the checkpoint's; weights that do not fit.
         NonFiniteError: See :func:`fasterrcnn.training.loop.train`.
         KeyboardInterrupt: Stopped by Ctrl-C; the same call goes on.
     """
@@ -139,6 +143,9 @@ def run_training(
     _report_data(training, validation, config.data.name, console)
     model = build_detector(config, len(training.class_names)).to(device)
     first = checkpoint_step(out_dir / CHECKPOINT) if resume else 0
+    if weights is not None and not first:
+        report = checkpoints.load(model, weights, predictors=not new_predictors)
+        console.print(str(report), markup=False, highlight=False, soft_wrap=True)
     out_dir.mkdir(parents=True, exist_ok=True)
     if first:
         _check_same_run(out_dir / CONFIG, config)

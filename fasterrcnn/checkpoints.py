@@ -66,10 +66,13 @@ def load_model(path: str | Path, *, backbone: nn.Module | None = None, device: t
         ValueError: Not such a file, or its tensors are not the detector's; the message lists them.
     """
     path = Path(path)
+    advice = "`fasterrcnn convert` or fasterrcnn.checkpoints.load reads files of other projects"
+    if path.suffix in (".pth", ".pt", ".pkl") and path.is_file():
+        raise ValueError(f"{path} is no detector of this package, which are .safetensors files; {advice}")
     metadata, tensors = read_safetensors(path)
     if metadata.get("format") != FORMAT:
         raise ValueError(
-            f"{path} is no detector of this package: its format is {metadata.get('format')!r}, not {FORMAT!r}"
+            f"{path} is no detector of this package: its format is {metadata.get('format')!r}, not {FORMAT!r}; {advice}"
         )
     try:
         system, name = metadata["system"], metadata["backbone"]

@@ -121,6 +121,8 @@ def run_training(
     resume: bool = True,
     device: str = "cpu",
     console: Console | None = None,
+    weights: Path | None = None,
+    new_predictors: bool = False,
 ) -> RunResult:
     """Trains and evaluates.
 
@@ -130,10 +132,12 @@ def run_training(
         resume: Go on from a checkpoint in ``out_dir`` if there is one; otherwise begin anew and replace what is there.
         device: Where to train.
         console: Where to tell it; by default standard error.
+        weights: Initial weights, of whatever :func:`fasterrcnn.checkpoints.load` reads; a run that goes on has its own.
+        new_predictors: Leave out those of the layers that predict classes and boxes, for other classes than the file's.
 
     Raises:
-        ValueError: A configuration its system refuses, or another one than the checkpoint's; or all checkpoints are
-            damaged.
+        ValueError: A configuration its system refuses, or another one than the checkpoint's; weights that do not fit;
+            or all checkpoints are damaged.
         OSError: Something cannot be written; the last good checkpoint is still there.
         NonFiniteError: See :func:`fasterrcnn.training.loop.train`.
         KeyboardInterrupt: Stopped by Ctrl-C; the same call goes on.
@@ -147,6 +151,9 @@ def run_training(
     out_dir.mkdir(parents=True, exist_ok=True)
     state = last_checkpoint(out_dir, partial(warn, console)) if resume else None
     first = 0 if state is None else state["step"]
+    if weights is not None and not first:
+        report = checkpoints.load(model, weights, predictors=not new_predictors)
+        console.print(str(report), markup=False, highlight=False, soft_wrap=True)
     if first:
         _check_same_run(out_dir / CONFIG, config)
     else:

@@ -121,6 +121,9 @@ def test_foreign_files(saved, tmp_path):
         checkpoints.load_model(tmp_path / "text.safetensors")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         checkpoints.load_model(tmp_path / "none.safetensors")
+    torch.save({}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other\.pth is no detector of this package, .* `fasterrcnn convert`"):
+        checkpoints.load_model(tmp_path / "other.pth")
     rewrite(path, format="fasterrcnn 9")
     with pytest.raises(ValueError, match="its format is 'fasterrcnn 9'"):
         checkpoints.load_model(path)

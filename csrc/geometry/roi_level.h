@@ -16,7 +16,7 @@ struct LevelRule {
 };
 
 // The map of one level: pixels, and map pixels an input pixel.
-struct RoiLevel {
+struct LevelSize {
   int64_t height, width;
   double scale;
 };

@@ -23,7 +23,7 @@ constexpr int kMostRoiLevels = 16;
 template <typename element>
 struct PyramidMaps {
   element* pixels[kMostRoiLevels];  // L x [N, C, H_l, W_l]
-  RoiLevel level[kMostRoiLevels];
+  LevelSize level[kMostRoiLevels];
   int levels;
   LevelRule rule;
 
@@ -31,7 +31,7 @@ struct PyramidMaps {
   __device__ __forceinline__ int level_of(const T* roi) const {
     return static_cast<int>(level_of_roi(roi[1], roi[2], roi[3], roi[4], rule));
   }
-  __device__ __forceinline__ RoiLevel size_of(int l, const RoiAlignParams&) const { return level[l]; }
+  __device__ __forceinline__ LevelSize size_of(int l, const RoiAlignParams&) const { return level[l]; }
   __device__ __forceinline__ element* pixels_of(int l) const { return pixels[l]; }
 
   FRCNN_HD RoiAlignParams params_of(int l, RoiAlignParams p) const {

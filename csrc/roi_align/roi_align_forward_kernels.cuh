@@ -79,7 +79,7 @@ struct SingleMap {
   __device__ __forceinline__ int level_of(const T*) const {
     return 0;
   }
-  __device__ __forceinline__ RoiLevel size_of(int, const RoiAlignParams& p) const {
+  __device__ __forceinline__ LevelSize size_of(int, const RoiAlignParams& p) const {
     return {p.height, p.width, p.spatial_scale};
   }
   __device__ __forceinline__ const scalar_t* pixels_of(int) const { return pixels; }
@@ -196,7 +196,7 @@ __device__ BlockOfBins<T> block_of_bins(const Maps& maps, const T* rois, const R
                                         const ForwardWork& work) {
   const T* roi = rois + work.roi * 5;
   const int level = maps.level_of(roi);
-  const RoiLevel size = maps.size_of(level, p);
+  const LevelSize size = maps.size_of(level, p);
   const MapStrides map = map_strides(p.channels, size.height * size.width, p.channels_last);
   const MapStrides bin = map_strides(p.channels, p.pooled_height * p.pooled_width, p.channels_last);
   const T scale = static_cast<T>(size.scale);

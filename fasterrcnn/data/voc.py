@@ -103,6 +103,9 @@ def _ids(root: Path, path: Path, log: ProblemLog) -> list[str]:
     for name, count in times.items():
         if count > 1:
             log.add("duplicate id", path, f"image {name!r} is listed {count} times", "took it once")
+    for name in [name for name in times if Path(name).is_absolute() or ".." in Path(name).parts]:
+        log.add("broken entry", path, f"image {name!r} would lie outside the folder", "left the image out")
+        del times[name]
     return list(times)
 
 

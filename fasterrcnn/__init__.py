@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from fasterrcnn import export
 from fasterrcnn.build import build, default_arguments
 from fasterrcnn.classic import FasterRCNN
+from fasterrcnn.cuda_graphs import CudaGraphed
 from fasterrcnn.generalized import GeneralizedRCNN
 from fasterrcnn.stepwise import StepwiseRCNN
 from fasterrcnn.types import Detections
 from fasterrcnn_ops import __version__
 
 __all__ = [
+    "CudaGraphed",
     "Detections",
     "FasterRCNN",
     "GeneralizedRCNN",
@@ -17,4 +20,5 @@ __all__ = [
     "__version__",
     "build",
     "default_arguments",
+    "export",
 ]

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+import fasterrcnn
+
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
@@ -19,7 +21,7 @@ def block_with(text: str) -> str:
 
 
 def test_every_block_is_tested():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 6
 
 
 def test_as_torchvision():
@@ -64,3 +66,24 @@ def test_detector():
     exec(block_with("fasterrcnn.build"), names)
     assert sorted(names["losses"]) == ["loss_box_reg", "loss_classifier", "loss_objectness", "loss_rpn_box_reg"]
     assert names["detections"].boxes.shape[1] == 4
+
+
+@pytest.mark.slow
+def test_onnx(tmp_path, monkeypatch):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package}, of the extra 'onnx', is not installed")
+    monkeypatch.chdir(tmp_path)
+    model = fasterrcnn.build("resnet50_c4", num_classes=3, backbone="tiny").eval()
+    images, image_sizes = torch.rand(3, 3, 64, 96), torch.tensor([[64, 96], [60, 80], [50, 96]])
+    names = {"fasterrcnn": fasterrcnn, "model": model, "images": images.numpy(), "image_sizes": image_sizes.numpy()}
+    exec(block_with("onnxruntime.InferenceSession"), names)
+    assert names["boxes"].shape == (3, 100, 4)
+
+
+@pytest.mark.filterwarnings("ignore:CudaGraphed:RuntimeWarning")
+def test_cuda_graphs():
+    model = fasterrcnn.build("resnet50_c4", num_classes=2, backbone="tiny", min_size=64, max_size=100)
+    names = {"model": model, "image": torch.rand(3, 48, 60)}
+    exec(block_with("CudaGraphed"), names)
+    assert [shape[0] for shape in names["graphed"].shapes] == [1, 1]
+    assert names["detections"][0].boxes.shape[1] == 4

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fasterrcnn import checkpoints
+from fasterrcnn.data.batches import epoch_batches
 from fasterrcnn.data.dataset import DetectionDataset
 from fasterrcnn.training.display import TrainingProgress
 from fasterrcnn.training.failure import NonFiniteError, describe_failure, save_failed_step
@@ -153,18 +154,18 @@ class _Seeded:
 def _batches(
     dataset: DetectionDataset, config: TrainConfig, start: int, total: int
 ) -> Iterator[tuple[list[Tensor], list[Target]]]:
-    """Batches of the steps ``start``…``total`` − 1; every pass shuffles anew."""
+    """Batches of the steps ``start``…``total`` − 1; every pass shuffles anew, within the data set's ``groups``."""
     per_epoch = len(dataset) // config.batch_size
 
     def keys() -> Iterator[list[tuple[int, int]]]:
-        epoch, order = -1, []
+        epoch, batches = -1, []
         for step in range(start, total):
             if step // per_epoch != epoch:
                 epoch = step // per_epoch
                 generator = torch.Generator().manual_seed(mixed_seed(config.seed, -1, epoch))
-                order = torch.randperm(len(dataset), generator=generator).tolist()
-            first = step % per_epoch * config.batch_size
-            yield [(step, index) for index in order[first : first + config.batch_size]]
+                groups = getattr(dataset, "groups", None)
+                batches = epoch_batches(len(dataset), config.batch_size, generator, groups)
+            yield [(step, index) for index in batches[step % per_epoch]]
 
     yield from DataLoader(
         _Seeded(dataset, config.seed),

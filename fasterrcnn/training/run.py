@@ -19,7 +19,8 @@ from torch import nn
 from fasterrcnn import checkpoints
 from fasterrcnn.build import build
 from fasterrcnn.config import RunConfig, read_config, to_toml
-from fasterrcnn.data.catalog import open_dataset
+from fasterrcnn.data.augment import TrainingView
+from fasterrcnn.data.catalog import has_splits, open_dataset
 from fasterrcnn.data.dataset import DetectionDataset
 from fasterrcnn.evaluation.report import as_table
 from fasterrcnn.evaluation.run import Evaluation, evaluate
@@ -69,10 +70,44 @@ def build_detector(config: RunConfig, num_classes: int) -> nn.Module:
 
 
 def open_split(config: RunConfig, split: str) -> DetectionDataset:
-    """The "train" or "val" data set of a configuration."""
+    """The "train" or "val" data set of a configuration; the former with its augmentation.
+
+    Raises:
+        ValueError: Files that cannot be used, or one set for both splits without saying so.
+        OSError: Files that are not there.
+    """
     data = config.data
-    length = data.train_images if split == "train" else data.eval_images
-    return open_dataset(data.name, split, length, seed=data.seed, size=data.size)
+    if data.train_split != data.eval_split and not has_splits(data.name):
+        raise ValueError(
+            f"data: {data.name} is one set of images. Write {{split}} where the files of {data.train_split} and "
+            f'{data.eval_split} differ, or set both splits to "all" to evaluate on the images of the training'
+        )
+    training = split == "train"
+    length, name = (data.train_images, data.train_split) if training else (data.eval_images, data.eval_split)
+    files = {"problems": data.problems, "verify": data.verify}
+    dataset = open_dataset(data.name, name, length, seed=data.seed, size=data.size, **files)
+    if not training:
+        return dataset
+    augmentation = {"flip": data.flip, "scale_jitter": data.scale_jitter, "group_by_aspect": data.group_by_aspect}
+    return TrainingView(dataset, **augmentation)
+
+
+def _report_data(training: TrainingView, validation: DetectionDataset, name: str, console: Console) -> None:
+    """Says what was wrong with files, and refuses splits that number their classes differently."""
+    for dataset in (training.dataset, validation):
+        problems = getattr(dataset, "problems", [])
+        if problems:
+            console.print(
+                f"{dataset.name}: {problems.summary()}; `fasterrcnn data check {name}` lists them",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+    if tuple(training.class_names) != tuple(validation.class_names):
+        raise ValueError(
+            f"data: the classes of the training set are {', '.join(training.class_names)}, those of the validation set "
+            f"{', '.join(validation.class_names)}"
+        )
 
 
 def run_training(
@@ -82,6 +117,8 @@ def run_training(
     resume: bool = True,
     device: str = "cpu",
     console: Console | None = None,
+    weights: Path | None = None,
+    new_predictors: bool = False,
 ) -> RunResult:
     """Trains and evaluates.
 
@@ -91,9 +128,11 @@ def run_training(
         resume: Go on from a checkpoint in ``out_dir`` if there is one; otherwise begin anew and replace what is there.
         device: Where to train.
         console: Where to tell it; by default standard error.
+        weights: Initial weights, of whatever :func:`fasterrcnn.checkpoints.load` reads; a run that goes on has its own.
+        new_predictors: Leave out those of the layers that predict classes and boxes, for other classes than the file's.
 
     Raises:
-        ValueError: A configuration its system refuses, or another one than the checkpoint's.
+        ValueError: A configuration its system refuses, or another one than the checkpoint's; weights that do not fit.
         NonFiniteError: See :func:`fasterrcnn.training.loop.train`.
         KeyboardInterrupt: Stopped by Ctrl-C; the same call goes on.
     """
@@ -101,8 +140,12 @@ def run_training(
     console = console or Console(stderr=True)
     out_dir = Path(out_dir)
     training, validation = open_split(config, "train"), open_split(config, "val")
+    _report_data(training, validation, config.data.name, console)
     model = build_detector(config, len(training.class_names)).to(device)
     first = checkpoint_step(out_dir / CHECKPOINT) if resume else 0
+    if weights is not None and not first:
+        report = checkpoints.load(model, weights, predictors=not new_predictors)
+        console.print(str(report), markup=False, highlight=False, soft_wrap=True)
     out_dir.mkdir(parents=True, exist_ok=True)
     if first:
         _check_same_run(out_dir / CONFIG, config)

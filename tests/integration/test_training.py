@@ -8,6 +8,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -74,6 +75,25 @@ def assert_same(first, second):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     return run(tmp_path_factory.mktemp("uninterrupted"))
+
+
+def test_batches_have_images_of_one_group(tmp_path):
+    """Of six images in two groups, every pass has three batches; only the one of what is left over is mixed."""
+
+    class Grouped(Rectangles):
+        groups = (0, 1, 0, 1, 0, 1)
+        read: ClassVar[list[int]] = []
+
+        def __getitem__(self, index):
+            self.read.append(index)
+            return super().__getitem__(index)
+
+    dataset = Grouped(6, 64)
+    run(tmp_path, dataset=dataset)
+    for epoch in (dataset.read[:6], dataset.read[6:]):
+        assert sorted(epoch) == list(range(6))
+        mixed = [dataset.groups[one] != dataset.groups[two] for one, two in zip(epoch[::2], epoch[1::2], strict=True)]
+        assert sum(mixed) == 1
 
 
 def test_learns_a_few_images_by_heart(tmp_path):

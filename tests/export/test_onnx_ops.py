@@ -159,9 +159,7 @@ STAGES = [
     pytest.param("classic", ONE_LEVEL, (16,), id="classic", marks=SLOW),
     pytest.param("fpn", PYRAMID, PYRAMID_STRIDES, id="fpn"),
     pytest.param("c4", ONE_LEVEL, (16,), id="c4", marks=SLOW),
-    pytest.param("c4_sigmoid", ONE_LEVEL, (16,), id="c4_sigmoid", marks=SLOW),
     pytest.param("stepwise", ONE_LEVEL, (16,), id="stepwise", marks=SLOW),
-    pytest.param("classic", PYRAMID, PYRAMID_STRIDES, id="classic_pyramid", marks=SLOW),
 ]
 
 

@@ -1,0 +1,45 @@
+"""Small detectors of every system and batches for them: what the tests of the fixed-capacity form share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+import fasterrcnn
+from fasterrcnn.build import SYSTEMS
+from fasterrcnn.padded import PaddedDetector
+
+CASES = (*SYSTEMS, "rpn_only")
+
+
+def tiny(case: str, **overrides) -> nn.Module:
+    """The system, or the RPN of ``resnet50_c4`` alone, with the tiny backbone and little patience, in evaluation mode."""
+    torch.manual_seed(0)
+    overrides = {"score_threshold": 0.01, **overrides}
+    if case == "rpn_only":
+        return fasterrcnn.build("resnet50_c4", num_classes=3, backbone="tiny", rpn_only=True, **overrides).eval()
+    return fasterrcnn.build(case, num_classes=3, backbone="tiny", **overrides).eval()
+
+
+def padded_batch(sizes: list[tuple[int, int]], height: int = 96, width: int = 128) -> tuple[Tensor, Tensor]:
+    """Noise [B, 3, H, W], the padding included, and sizes int64[B, 2]."""
+    generator = torch.Generator().manual_seed(len(sizes) + height + width)
+    return torch.rand(len(sizes), 3, height, width, generator=generator), torch.tensor(sizes)
+
+
+# Another number of images, other sizes.
+BATCHES = (
+    padded_batch([(96, 128), (80, 100)]),
+    padded_batch([(64, 112), (60, 50), (33, 40), (64, 64)], 64, 112),
+    padded_batch([(120, 90)], 120, 90),
+)
+
+# Any number and size of images, for torch.export.
+_BATCH = Dim("batch")
+DYNAMIC = ({0: _BATCH, 2: Dim("height", min=32, max=4096), 3: Dim("width", min=32, max=4096)}, {0: _BATCH})
+
+
+def exported(case: str) -> ExportedProgram:
+    """The program of a system for any number and size of images."""
+    return torch.export.export(PaddedDetector(tiny(case)), BATCHES[0], strict=True, dynamic_shapes=DYNAMIC)

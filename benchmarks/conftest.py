@@ -26,6 +26,11 @@ INTERLEAVED = "interleaved"
 ROUNDS = (5, 2000)  # least and most rounds of one group
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """None: whatever else runs falsifies what is timed."""
+    return 0
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--threads", type=int, default=1, help="torch threads while timing (default 1)")
     parser.addoption("--seconds", type=float, default=3.0, help="how long the rivals of a case take turns (default 3)")

@@ -2,24 +2,29 @@
 
 A file's metadata is a dict of strings: ``format`` ("fasterrcnn 1"), ``system``, ``num_classes``, ``class_names`` (JSON
 list or null), ``backbone`` (a name, or the class of a module) and ``overrides`` (JSON, constructor arguments).
+:func:`load` puts other files, other projects' included, into a detector built by name.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fasterrcnn.build import build
-from fasterrcnn.weights import load_state, read_safetensors
+from fasterrcnn.weights import LoadReport, load, load_state, read_safetensors
+
+__all__ = ["LoadReport", "load", "load_model", "replacing", "save"]
 
 FORMAT = "fasterrcnn 1"
+WIDTHS = ("rpn_channels", "head_channels")  # arguments that are sizes of layers
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -64,21 +69,33 @@ def load_model(path: str | Path, *, backbone: nn.Module | None = None, device: t
         raise ValueError(
             f"{path} is no detector of this package: its format is {metadata.get('format')!r}, not {FORMAT!r}"
         )
-    name = metadata["backbone"]
+    try:
+        system, name = metadata["system"], metadata["backbone"]
+        num_classes, names = int(metadata["num_classes"]), json.loads(metadata["class_names"])
+        # JSON has no tuples.
+        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata["overrides"]).items()}
+        names = None if names is None else tuple(names)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} does not say what detector it is of: {type(error).__name__}: {error}") from error
     if name.startswith("custom:") and backbone is None:
         raise ValueError(f"{path} has the backbone {name[7:]}, which is not built in: give it as backbone=")
-    # JSON has no tuples.
-    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata["overrides"]).items()}
-    model = build(
-        metadata["system"],
-        num_classes=int(metadata["num_classes"]),
-        backbone=name if backbone is None else backbone,
-        **arguments,
-    )
+
+    _check_widths(path, tensors, num_classes=num_classes, **{key: arguments.get(key) for key in WIDTHS})
+    try:
+        model = build(system, num_classes=num_classes, backbone=name if backbone is None else backbone, **arguments)
+    except Exception as error:  # of whatever kind an unusable argument brings about
+        raise ValueError(f"{path} describes a detector that cannot be built: {error}") from error
     load_state(model, tensors, source=path)
-    names = json.loads(metadata["class_names"])
-    model.class_names = None if names is None else tuple(names)
+    model.class_names = names
     return model.to(device).eval()
+
+
+def _check_widths(path: Path, tensors: Mapping[str, Tensor], **widths: Any) -> None:
+    """Refuses layers larger than all tensors before they are made: numbers in a damaged file may be anything."""
+    largest = max((side for tensor in tensors.values() for side in tensor.shape), default=0)
+    for name, width in widths.items():
+        if any(isinstance(n, (int, float)) and n > largest for n in (width if isinstance(width, tuple) else (width,))):
+            raise ValueError(f"{path} describes a detector with {name} {width}, but has no tensor of that size")
 
 
 @contextmanager

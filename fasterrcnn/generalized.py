@@ -100,6 +100,7 @@ def c4(
     inclusive: bool = True,
     anchor_sizes: Sequence[float] = (128, 256, 512),
     anchor_ratios: Sequence[float] = (0.5, 1, 2),
+    anchor_rule: str = "rounded",
     rpn_channels: int | None = None,
     rpn_pre_nms_top_n: tuple[int, int] = (12000, 6000),
     rpn_post_nms_top_n: tuple[int, int] = (2000, 1000),
@@ -110,6 +111,7 @@ def c4(
     rpn_samples: int = 256,
     rpn_border: str = "ignore",
     roi_sampling_ratio: int = 0,
+    roi_aligned: bool = False,
     roi_samples: int = 512,
     roi_positive_fraction: float = 0.25,
     background_boxes: bool = True,
@@ -136,6 +138,8 @@ def c4(
         inclusive: Boxes contain their last pixel (widths x2 − x1 + 1) in box coding and at the border.
         anchor_sizes: In pixels of the resized image.
         anchor_ratios: Height / width.
+        anchor_rule: How sizes and ratios become boxes: "rounded", or "centered", which is detectron2's; see
+            :func:`fasterrcnn_ops.cell_anchors`.
         rpn_channels: Channels of the RPN's 3×3 convolution; by default what suits the backbone (1024).
         rpn_pre_nms_top_n, rpn_post_nms_top_n: Proposals before and after NMS, (training, use).
         rpn_nms_threshold: IoU above which a proposal is dropped for a better one.
@@ -146,6 +150,7 @@ def c4(
         rpn_border: Anchors that cross the border in training: "keep", "ignore" or "exclude"; see
             :class:`~fasterrcnn.training.targets.AnchorTargets`.
         roi_sampling_ratio: Of RoIAlign, samples per cell and direction; 0 adapts it to the box.
+        roi_aligned: RoIAlign shifts by half a location, as detectron2's does.
         roi_samples: Proposals per image the head learns from.
         roi_positive_fraction: At most this share of them is positive.
         background_boxes: Background has box columns too, 4(C+1) instead of 4C; they learn nothing.
@@ -168,7 +173,7 @@ def c4(
         body = make_backbone(backbone)
     freeze_stages(body, frozen_stages if hasattr(body, "stages") else 0)
 
-    anchors = AnchorGrid(anchor_sizes, anchor_ratios, body.stride, rule="rounded")
+    anchors = AnchorGrid(anchor_sizes, anchor_ratios, body.stride, rule=anchor_rule)
     rpn_channels = rpn_channels or getattr(body, "rpn_channels", 1024)
     rpn_coder = BoxCoder(inclusive=inclusive)
     proposal_layer = ProposalLayer(
@@ -192,7 +197,7 @@ def c4(
             stage.pooled_size,
             spatial_scale=1 / body.stride,
             sampling_ratio=roi_sampling_ratio,
-            aligned=False,
+            aligned=roi_aligned,
         )
         roi_heads = GeneralizedRoIHeads(stage, pooler, num_classes, background_boxes=background_boxes)
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from fasterrcnn.image_batch import ImageBatcher
 from fasterrcnn.padded import proposals_as_detections, unpadded
 from fasterrcnn.roi import DetectionLayer, RoIHeads
-from fasterrcnn.rpn import RegionProposalNetwork, RPNOutput
+from fasterrcnn.rpn import RegionProposalNetwork
 from fasterrcnn.training.losses import StageLoss
-from fasterrcnn.training.targets import AnchorTargets, ProposalTargets, RoISamples, check_targets
-from fasterrcnn.types import Detections, ImageBatch, Losses, PaddedDetections, Proposals, Target
+from fasterrcnn.training.sampling import image_seeds
+from fasterrcnn.training.targets import AnchorTargets, ProposalTargets, check_targets, pad_targets
+from fasterrcnn.types import Detections, Losses, PaddedDetections, Target
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -38,7 +39,7 @@ class TwoStageDetector(nn.Module):
         anchor_targets, proposal_targets: What each stage learns from.
         rpn_loss, roi_loss: How each stage's errors count.
         num_classes: C, background not counted.
-        generator: Source of all sampling in training, on the CPU.
+        generator: Source of the seeds of all sampling in training, on the CPU.
         system, backbone_name, arguments: What ``build`` needs to make the detector again; kept in checkpoints.
         class_names: Name of each class, index 0 for label 1; kept in checkpoints.
     """
@@ -155,12 +156,13 @@ class TwoStageDetector(nn.Module):
     def losses(
         self, images: Sequence[Tensor], targets: Sequence[Target], generator: torch.Generator | None = None
     ) -> Losses:
-        """The four losses of a batch, means over its samples.
+        """The four losses of a batch, means over its samples: checks and batches, then :meth:`losses_padded`.
 
         Args:
             images: Tensors float[3, H, W], RGB 0–1.
-            targets: Per image ``boxes`` float[M, 4] in its pixels and ``labels`` int64[M] in 1…C; M may be 0.
-            generator: Of the sampling, on the CPU; by default the model's own.
+            targets: Per image ``boxes`` float[M, 4] in its pixels and ``labels`` int64[M] in 1…C; M may be 0. On the
+                CPU their values are checked; on another device only their form is, so that nothing waits for it.
+            generator: Gives each image the seed of its sampling, on the CPU; by default the model's own.
 
         Returns:
             Scalars ``loss_objectness``, ``loss_rpn_box_reg``, ``loss_classifier``, ``loss_box_reg``; without RoI heads
@@ -170,19 +172,55 @@ class TwoStageDetector(nn.Module):
             TypeError, ValueError: Unusable images or targets; the message says which image and what is wrong.
         """
         check_targets(images, targets, self.num_classes)
-        generator = self.generator if generator is None else generator
-        batch = self.batcher(images, targets, self.device)
-        features = self.features(batch.images)
+        seeds = image_seeds(len(images), self.generator if generator is None else generator)
+        batch = self.batcher.collate(images, targets, self.device)
+        boxes, labels = pad_targets(batch.targets)
+        seeds = seeds.to(self.device, non_blocking=True)
+        return self.losses_padded(batch.images, batch.image_sizes(), boxes, labels, seeds, batch.image_scales())
+
+    def losses_padded(
+        self,
+        images: Tensor,
+        image_sizes: Tensor,
+        boxes: Tensor,
+        labels: Tensor,
+        seeds: Tensor,
+        scales: Tensor | None = None,
+    ) -> Losses:
+        """The four losses of a batch of fixed shapes; nothing is read back to the host, and no shape depends on values.
+
+        So ``torch.compile(model.losses_padded, fullgraph=True)`` compiles, and a CUDA stream never waits. Everything is
+        on the model's device.
+
+        Args:
+            images: float[B, 3, H, W], RGB 0–1, at the size the model works at, padded at the right and the bottom with
+                anything.
+            image_sizes: (height, width) of each image's part that is no padding, [B, 2].
+            boxes: Ground truth, float[B, M, 4] in pixels of ``images``; M may be 0.
+            labels: int64[B, M] in 1…C, or 0 for rows that are none, whatever their boxes. Not checked.
+            seeds: Of each image's sampling, int64[B], any numbers. Samples are drawn by a hash of the seed and the
+                number of the anchor or proposal (:mod:`fasterrcnn.training.sampling`): the same on every device, and
+                whatever else is in the batch.
+            scales: Factor by which each image was resized, float[B], for systems whose smallest proposal depends on it;
+                by default 1.
+
+        Returns:
+            As :meth:`losses`.
+        """
+        features = self.features(self.batcher.normalize(images, image_sizes))
         scored_anchors = self.rpn.predict(features)
-        objectness, rpn_box_reg = self._rpn_losses(scored_anchors, batch, generator)
+        boxes = boxes.float().masked_fill((labels <= 0)[..., None], torch.nan)  # a box of NaN overlaps nothing
+        anchor_targets = self.anchor_targets(scored_anchors.anchors, boxes, image_sizes, seeds)
+        every_anchor = (scored_anchors.logits, scored_anchors.deltas, *anchor_targets)
+        objectness, rpn_box_reg = self.rpn_loss(*(values.flatten(0, 1) for values in every_anchor))
         losses = {"loss_objectness": objectness, "loss_rpn_box_reg": rpn_box_reg}
         if self.roi_heads is None:
             return losses
-        proposals = self.rpn.propose(scored_anchors, batch.sizes, batch.scales, training=True)
-        samples = self._sample_proposals(proposals, batch, generator)
-        roi_features = self.roi_heads.pool(features, samples.boxes, samples.indices, batch.padded_size)
+        proposals = self.rpn.propose(scored_anchors, image_sizes, scales, training=True)
+        samples = self.proposal_targets.padded(proposals, boxes, labels, seeds)
+        roi_features = self.roi_heads.pool_slots(features, samples.boxes, images.shape[2:])
         logits, deltas = self.roi_heads.predict(roi_features)
-        classifier, box_reg = self.roi_loss(logits, deltas, samples.labels, samples.deltas)
+        classifier, box_reg = self.roi_loss(logits, deltas, samples.labels.flatten(), samples.deltas.flatten(0, 1))
         return {**losses, "loss_classifier": classifier, "loss_box_reg": box_reg}
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None) -> Losses | list[Detections]:
@@ -235,32 +273,6 @@ class TwoStageDetector(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
-
-    def _rpn_losses(self, output: RPNOutput, batch: ImageBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        anchors = output.anchors
-        labels, deltas = zip(
-            *(
-                self.anchor_targets(anchors, target["boxes"], size, generator)
-                for target, size in zip(batch.targets, batch.sizes, strict=True)
-            ),
-            strict=True,
-        )
-        logits = output.logits.flatten(0, 1)
-        return self.rpn_loss(logits, output.deltas.flatten(0, 1), torch.cat(labels), torch.cat(deltas))
-
-    def _sample_proposals(self, proposals: Proposals, batch: ImageBatch, generator: torch.Generator) -> RoISamples:
-        boxes, labels, deltas = zip(
-            *(
-                self.proposal_targets(image_boxes[:count], target["boxes"], target["labels"], generator)
-                for image_boxes, count, target in zip(
-                    proposals.boxes, proposals.count.tolist(), batch.targets, strict=True
-                )
-            ),
-            strict=True,
-        )
-        counts = torch.tensor([len(image_boxes) for image_boxes in boxes])
-        indices = torch.arange(len(boxes)).repeat_interleave(counts).to(proposals.boxes.device)
-        return RoISamples(torch.cat(boxes), indices, torch.cat(labels), torch.cat(deltas))
 
 
 def saved_arguments(arguments: dict[str, Any]) -> dict[str, Any]:

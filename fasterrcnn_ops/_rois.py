@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["RoiShapeError", "as_pair", "as_rois", "empty_map", "is_channels_last", "level_of_rois"]
+__all__ = ["RoiShapeError", "as_pair", "as_rois", "empty_map", "fold_rois", "is_channels_last", "level_of_rois"]
 
 
 class RoiShapeError(ValueError, AssertionError):
@@ -89,6 +89,25 @@ def empty_map(like: Tensor, size: Sequence[int], channels_last: bool, dtype: tor
     """Uninitialised ``[N, C, H, W]`` of the given memory format, on the device of ``like``."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(tuple(size), dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)
+
+
+def fold_rois(rois: Tensor, num_images: int) -> Tensor:
+    """RoI tables of S batches of images as one table of all S · N images in a row.
+
+    Args:
+        rois: ``[S, K, 5]`` (batch index, x1, y1, x2, y2).
+        num_images: N, images in each batch.
+
+    Returns:
+        ``[S * K, 5]`` in at least float32, so that the larger batch indices are exact (up to 2^24). An index that names
+        none of the N images becomes -1 rather than an image of another batch.
+    """
+    rois = rois.to(torch.promote_types(rois.dtype, torch.float32))
+    index = rois[..., 0]  # [S, K]
+    first = torch.arange(rois.shape[0], dtype=rois.dtype, device=rois.device)[:, None] * num_images
+    exists = (index > -1) & (index < num_images)  # fractions are cut off, as in image_of_roi of csrc/geometry/roi_map.h
+    index = torch.where(exists, index.trunc() + first, -1)
+    return torch.cat((index[..., None], rois[..., 1:]), dim=-1).flatten(0, 1)
 
 
 def level_of_rois(rois: Tensor, scales: Sequence[float], canonical_scale: int, canonical_level: int) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fasterrcnn_ops import _library
+from fasterrcnn_ops._transforms import register_vmap
 from fasterrcnn_ops.cell_anchors import cell_anchors
 
 __all__ = ["cell_anchors", "grid_anchors"]
@@ -75,3 +76,6 @@ def _pair(value, name: str):
 @torch.library.register_fake("fasterrcnn_ops::grid_anchors")
 def _grid_anchors_fake(cell_anchors, height, width, stride_h, stride_w, offset):
     return cell_anchors.new_empty((height * width * cell_anchors.shape[0], 4))
+
+
+register_vmap("grid_anchors")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fasterrcnn_ops import _library
+from fasterrcnn_ops._transforms import differentiable
 
 __all__ = ["decode_boxes", "encode_boxes"]
 
@@ -53,7 +54,7 @@ def encode_boxes(
         >>> encode_boxes(torch.tensor([[4.0, 0.0, 12.0, 8.0]]), torch.tensor([[0.0, 0.0, 8.0, 8.0]]))
         tensor([[0.5000, 0.0000, 0.0000, 0.0000]])
     """
-    return torch.ops.fasterrcnn_ops.encode_boxes(boxes, anchors, _floats(weights, "weights"), inclusive)
+    return _encode(boxes, anchors, _floats(weights, "weights"), inclusive)
 
 
 def decode_boxes(
@@ -96,9 +97,7 @@ def decode_boxes(
     """
     if image_size is not None:
         image_size = _floats(image_size, "image_size", 2)
-    return torch.ops.fasterrcnn_ops.decode_boxes(
-        deltas, anchors, _floats(weights, "weights"), float(clip), image_size, inclusive
-    )
+    return _decode(deltas, anchors, _floats(weights, "weights"), float(clip), image_size, inclusive)
 
 
 def _floats(values: Sequence[float], name: str, count: int = 4) -> list[float]:
@@ -201,5 +200,14 @@ def _decode_setup(ctx, inputs, output):
     ctx.weights, ctx.clip, ctx.image_size, ctx.extent = weights, clip, image_size, float(inclusive)
 
 
-torch.library.register_autograd("fasterrcnn_ops::encode_boxes", _encode_backward, setup_context=_encode_setup)
-torch.library.register_autograd("fasterrcnn_ops::decode_boxes", _decode_backward, setup_context=_decode_setup)
+def _vmap(operator, info, in_dims, first, second, *settings):
+    """Every row is on its own: the rows of all entries in one call."""
+    first, second = (
+        tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        for tensor, dim in zip((first, second), in_dims, strict=False)
+    )
+    return operator(first.flatten(0, 1), second.flatten(0, 1), *settings).unflatten(0, first.shape[:2]), 0
+
+
+_encode = differentiable("encode_boxes", _encode_backward, _encode_setup, _vmap)
+_decode = differentiable("decode_boxes", _decode_backward, _decode_setup, _vmap)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fasterrcnn_ops import _library
+from fasterrcnn_ops._transforms import differentiable, register_vmap
 
 _library.load()
 
@@ -162,7 +163,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
     """
     _check_format(fmt, "fmt")
     if fmt == "xyxy" and _has_kernel(boxes1, boxes2):
-        return torch.ops.fasterrcnn_ops.box_iou(boxes1, boxes2)
+        return _box_iou(boxes1, boxes2)
     intersection, union = _intersection_union(boxes1, boxes2, fmt)
     return intersection / union
 
@@ -348,4 +349,5 @@ def _box_iou_gradient(grad: Tensor, boxes1: Tensor, boxes2: Tensor) -> tuple[Ten
 
 
 torch.library.impl("fasterrcnn_ops::box_iou_backward", "CUDA")(_box_iou_gradient)  # no kernel of its own there yet
-torch.library.register_autograd("fasterrcnn_ops::box_iou", _box_iou_backward, setup_context=_box_iou_setup_context)
+_box_iou = differentiable("box_iou", _box_iou_backward, _box_iou_setup_context)
+register_vmap("box_iou_backward")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fasterrcnn_ops import _library
+from fasterrcnn_ops._transforms import register_vmap
 from fasterrcnn_ops.nms import nms_padded
 from fasterrcnn_ops.reference.detections import compose
 
@@ -160,3 +161,4 @@ def _select_detections_cuda(*arguments):
 
 
 torch.library.impl("fasterrcnn_ops::select_detections", "CUDA", _select_detections_cuda)
+register_vmap("select_detections")

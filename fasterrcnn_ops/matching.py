@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fasterrcnn_ops import _library
+from fasterrcnn_ops._transforms import register_vmap
 from fasterrcnn_ops.reference import matching as _reference
 
 __all__ = ["match_boxes"]
@@ -25,9 +26,11 @@ def match_boxes(
     """The target that each box overlaps best, by thresholds on their IoU; no matrix of all pairs is made.
 
     Args:
-        targets: ``[M, 4]`` (x1, y1, x2, y2) in pixels, the ground truth; floating point.
-        boxes: ``[N, 4]``, likewise: anchors or proposals. Grid anchors in their own order are fastest, because
-            neighbours in the list are then neighbours in the image.
+        targets: ``[M, 4]`` (x1, y1, x2, y2) in pixels, the ground truth; floating point. Of a batch ``[B, M, 4]``, in
+            which images with fewer targets are filled up: a target with a NaN coordinate is none, and gets no box.
+        boxes: ``[N, 4]``, likewise: anchors or proposals. With a batch ``[B, N, 4]``, or ``[N, 4]`` for every image.
+            Grid anchors in their own order are fastest, because neighbours in the list are then neighbours in the
+            image.
         high_threshold: A box whose best IoU is at least this stands for that target.
         low_threshold: A box whose best IoU is below this is background; at most ``high_threshold``.
         allow_low_quality: Each target also gets the boxes that overlap it best, all of them where several tie, however
@@ -36,8 +39,8 @@ def match_boxes(
             best, 0, with every box, and so leaves no background at all; any positive number leaves such targets out.
 
     Returns:
-        int64 ``[N]``: index of a target, -1 (background) or -2 (between the thresholds). Of equal IoUs the target with
-        the lower index counts.
+        int64 ``[N]``, or ``[B, N]``: index of a target, -1 (background) or -2 (between the thresholds). Of equal IoUs
+        the target with the lower index counts.
 
     Raises:
         RuntimeError: a shape, dtype or device does not fit, ``low_threshold`` is above ``high_threshold``, or a
@@ -47,7 +50,8 @@ def match_boxes(
         * Decisions are those of torchvision's ``Matcher`` on its ``box_iou``, to the last bit: float32 IoUs (float64
           where a float64 tensor takes part) against thresholds rounded to that type. Two things differ: without targets
           everything is background, where torchvision raises; and an IoU that is not a number (two boxes without area,
-          NaN coordinates) counts as 0, where torchvision takes it for the best there is.
+          NaN coordinates of a box) counts as 0, where torchvision takes it for the best there is.
+        * Each image of a batch gets what it gets alone.
         * Deterministic, independent of the number of threads, not differentiable.
         * On CUDA this is still a composition of torch operations, with the matrix of all pairs.
 
@@ -67,7 +71,7 @@ def match_boxes(
 
 @torch.library.register_fake("fasterrcnn_ops::match_boxes")
 def _match_boxes_fake(targets, boxes, high_threshold, low_threshold, allow_low_quality, min_low_quality=0.0):
-    return boxes.new_empty(boxes.shape[0], dtype=torch.int64)
+    return boxes.new_empty((*targets.shape[:-2], boxes.shape[-2]), dtype=torch.int64)
 
 
 @torch.library.impl("fasterrcnn_ops::match_boxes", "CUDA")
@@ -80,3 +84,6 @@ def _match_boxes_cuda(targets, boxes, high_threshold, low_threshold, allow_low_q
         allow_low_quality=allow_low_quality,
         min_low_quality=min_low_quality,
     )
+
+
+register_vmap("match_boxes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from fasterrcnn_ops import _library
 from fasterrcnn_ops._rois import as_pair, as_rois, empty_map, is_channels_last, level_of_rois
+from fasterrcnn_ops._transforms import register_autocast, register_vmap
 
 __all__ = ["MultiScaleRoIAlign", "multi_scale_roi_align"]
 
@@ -35,8 +37,8 @@ def multi_scale_roi_align(
     Letters: L levels, N images, C channels, a map of H × W pixels, K RoIs, PH × PW bins.
 
     Args:
-        features: L maps ``[N, C, H, W]``, finest first; one dtype (float16, bfloat16, float32 or float64) and device;
-            contiguous or channels_last, as the first one is.
+        features: L maps ``[N, C, H, W]``, finest first; one dtype (float16, bfloat16, float32 or float64; under
+            autocast dtypes may differ) and device; contiguous or channels_last, as the first one is.
         boxes: ``[K, 5]`` (batch index, x1, y1, x2, y2), or a list or tuple with the ``[L, 4]`` (x1, y1, x2, y2) of each
             image; input pixels, any floating dtype. They are used in float32 (float64 where ``features`` are).
         output_size: ``(PH, PW)`` or one number for both, at least 1.
@@ -277,3 +279,21 @@ def _backward_backward(ctx, grads):
 
 torch.library.register_autograd(_FORWARD, _forward_backward, setup_context=_forward_setup)
 torch.library.register_autograd(_BACKWARD, _backward_backward, setup_context=_backward_setup)
+
+
+# vmap and autocast.
+
+register_vmap("multi_scale_roi_align_forward")
+register_vmap("multi_scale_roi_align_backward")
+
+
+def _one_dtype(features, *rest):
+    """Under autocast the layers that made the levels may have chosen different dtypes; the result has the first's."""
+    dtypes = {map_.dtype for map_ in features}
+    if len(dtypes) == 1:
+        return (features, *rest), None
+    widest = functools.reduce(torch.promote_types, dtypes)
+    return ([map_.to(widest) for map_ in features], *rest), features[0].dtype
+
+
+register_autocast("multi_scale_roi_align_forward", _one_dtype)

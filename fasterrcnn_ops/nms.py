@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fasterrcnn_ops import _library
+from fasterrcnn_ops._transforms import refuse_vmap, register_vmap
 
 _library.load()
 
@@ -34,9 +35,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         come first. An IoU of NaN (two boxes without area, NaN or infinite coordinates) never suppresses.
         float16 and bfloat16 are widened to float32 first; IoUs are computed in float32 (float64 for float64 boxes) and
         compared with the threshold in double precision, on every device. That is the decision of torchvision's CPU
-        kernel; its CUDA kernel rounds the threshold to float32. Deterministic; not differentiable: the result never
-        requires grad. The size of the result depends on the data, which costs a GPU one synchronisation; `nms_padded`
-        does without.
+        kernel; its CUDA kernel rounds the threshold to float32. So autocast changes nothing. Deterministic; not
+        differentiable: the result never requires grad. The size of the result depends on the data, which costs a GPU
+        one synchronisation; `nms_padded` does without.
 
     Source:
         Girshick et al., "Rich feature hierarchies for accurate object detection", 2014, section 2.2 (greedy,
@@ -109,7 +110,7 @@ def nms_padded(
         RuntimeError: As in `batched_nms`, or `max_output` is negative.
 
     Note:
-        As in `nms`.
+        As in `nms`. `torch.vmap` runs it once for each entry, and only it: the others' sizes depend on the data.
 
     Example:
         >>> boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0], [20.0, 0.0, 30.0, 10.0]])
@@ -139,3 +140,9 @@ def _nms_padded_fake(
     boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float, max_output: int
 ) -> tuple[Tensor, Tensor]:
     return boxes.new_empty(max_output, dtype=torch.int64), boxes.new_empty((), dtype=torch.int64)
+
+
+# vmap: one walk for each entry, which ends at its own max_output. A single one, with the entries as classes, could not.
+register_vmap("nms_padded")
+refuse_vmap("nms", "use nms_padded, whose results have a fixed size")
+refuse_vmap("batched_nms", "use nms_padded with idxs, whose results have a fixed size")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from fasterrcnn_ops import _library
+from fasterrcnn_ops._transforms import register_autocast, register_vmap
 from fasterrcnn_ops.nms import nms_padded
 from fasterrcnn_ops.reference.proposals import compose
 
@@ -44,8 +46,8 @@ def generate_proposals(
         objectness: L maps ``[B, A, H, W]``, one logit per anchor; float16, bfloat16, float32 or float64. A softmax over
             (background, object) enters as the difference of its logits, object less background. A, H and W may differ
             between levels. Contiguous and channels_last maps are read where they lie, others are copied.
-        deltas: L maps ``[B, 4A, H, W]`` of the same dtype; channel ``4a + i`` is number i of (dx, dy, dw, dh) for
-            anchor a.
+        deltas: L maps ``[B, 4A, H, W]`` of the same dtype (under autocast of any); channel ``4a + i`` is number i of
+            (dx, dy, dw, dh) for anchor a.
         cell_anchors: L tensors ``[A, 4]``, the anchors of a location about the origin, in pixels.
         strides: Of each level, input pixels per location: a number, or ``(y, x)``.
         image_sizes: ``[B, 2]`` (height, width) in pixels, of an integer or floating dtype, or a list of pairs. Boxes
@@ -185,3 +187,13 @@ def _generate_proposals_cuda(
 
 
 torch.library.impl("fasterrcnn_ops::generate_proposals", "CUDA", _generate_proposals_cuda)
+register_vmap("generate_proposals")
+
+
+def _one_dtype(objectness, deltas, *rest):
+    """Under autocast a softmax gives float32 logits beside the half deltas of a convolution."""
+    dtype = functools.reduce(torch.promote_types, {map_.dtype for map_ in (*objectness, *deltas)})
+    return ([map_.to(dtype) for map_ in objectness], [map_.to(dtype) for map_ in deltas], *rest), None
+
+
+register_autocast("generate_proposals", _one_dtype)

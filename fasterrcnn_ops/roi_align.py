@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fasterrcnn_ops import _library
-from fasterrcnn_ops._rois import as_pair, as_rois, empty_map, is_channels_last
+from fasterrcnn_ops._rois import as_pair, as_rois, empty_map, fold_rois, is_channels_last
+from fasterrcnn_ops._transforms import differentiable
 
 __all__ = ["RoIAlign", "roi_align"]
 
@@ -53,8 +54,9 @@ def roi_align(
         count in the mean with value 0. RoIs with NaN or inf, and with ``aligned`` and an adaptive grid those without
         area, give zeros. NaN and inf in the map reach the bins that sample them, also with weight 0. The cost of an RoI
         is bounded by the map, however large it or its number of samples is. Differentiable in ``input``, twice too; not
-        in ``boxes``. Forward and backward are deterministic, sums are in float32 (float64) and rounded once. Under
-        autocast, ``input`` keeps the precision it has.
+        in ``boxes``. Forward and backward are deterministic, sums are in float32 (float64) and rounded once. So
+        autocast changes nothing: the result is that of float32 tensors, in the dtype of ``input``. ``torch.vmap`` makes
+        one call of all entries; ``torch.func.grad`` works, forward mode does not.
 
     Source:
         He et al., "Mask R-CNN", 2017, section 3.
@@ -66,9 +68,7 @@ def roi_align(
                   [6.5000, 7.5000]]]])
     """
     pooled_height, pooled_width = as_pair(output_size)
-    return torch.ops.fasterrcnn_ops.roi_align_forward(
-        input, as_rois(boxes), spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned
-    )
+    return _align(input, as_rois(boxes), spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned)
 
 
 class RoIAlign(nn.Module):
@@ -140,7 +140,7 @@ def _forward_setup(ctx, inputs, output):
 def _forward_backward(ctx, grad):
     (rois,) = ctx.saved_tensors
     spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned = ctx.settings
-    grad_input = torch.ops.fasterrcnn_ops.roi_align_backward(
+    grad_input = _spread(
         grad,
         rois,
         spatial_scale,
@@ -162,8 +162,46 @@ def _backward_setup(ctx, inputs, output):
 
 def _backward_backward(ctx, grad):
     (rois,) = ctx.saved_tensors
-    return torch.ops.fasterrcnn_ops.roi_align_forward(grad, rois, *ctx.settings), *[None] * 11
+    return _align(grad, rois, *ctx.settings), *[None] * 11
 
 
-torch.library.register_autograd("fasterrcnn_ops::roi_align_forward", _forward_backward, setup_context=_forward_setup)
-torch.library.register_autograd("fasterrcnn_ops::roi_align_backward", _backward_backward, setup_context=_backward_setup)
+# vmap. The S entries become S times as many images, and the RoIs of entry s name images s·N … s·N + N − 1.
+
+
+def _forward_vmap(align, info, in_dims, input, rois, *settings):
+    input_dim, rois_dim, *_ = in_dims
+    entries = info.batch_size
+    if input_dim is None:  # one map for all entries
+        rois = rois.movedim(rois_dim, 0)
+        pooled = align(input, rois.flatten(0, 1), *settings)
+    else:
+        input = input.movedim(input_dim, 0)
+        rois = rois.expand(entries, *rois.shape) if rois_dim is None else rois.movedim(rois_dim, 0)
+        pooled = align(input.flatten(0, 1), fold_rois(rois, input.shape[1]), *settings)
+    return pooled.unflatten(0, (entries, rois.shape[1])), 0
+
+
+def _backward_vmap(spread, info, in_dims, grad, rois, *settings):
+    entries = info.batch_size
+    grad, rois = (
+        tensor.expand(entries, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        for tensor, dim in zip((grad, rois), in_dims, strict=False)
+    )
+    *scale_and_size, batch_size, channels, height, width, sampling_ratio, aligned, channels_last = settings
+    grad_input = spread(
+        grad.flatten(0, 1),
+        fold_rois(rois, batch_size),
+        *scale_and_size,
+        entries * batch_size,
+        channels,
+        height,
+        width,
+        sampling_ratio,
+        aligned,
+        channels_last,
+    )
+    return grad_input.unflatten(0, (entries, batch_size)), 0
+
+
+_align = differentiable("roi_align_forward", _forward_backward, _forward_setup, _forward_vmap)
+_spread = differentiable("roi_align_backward", _backward_backward, _backward_setup, _backward_vmap)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fasterrcnn_ops import _library
 from fasterrcnn_ops._rois import as_pair, as_rois, empty_map, is_channels_last
+from fasterrcnn_ops._transforms import differentiable
 
 __all__ = ["RoIPool", "roi_pool"]
 
@@ -49,7 +50,7 @@ def roi_pool(
         gradient. NaN never is the maximum; as in torchvision, a bin without any value above the lowest float32
         (-3.4e38) gives that value in ``input``'s dtype (-inf in half types) and no gradient. Differentiable in
         ``input``, twice too; not in ``boxes``. Forward and backward are deterministic; gradients are summed in float32
-        (float64) and rounded once. Under autocast, ``input`` keeps the precision it has.
+        (float64) and rounded once. So autocast changes nothing. ``torch.vmap`` runs it once for each entry.
 
     Source:
         Girshick, "Fast R-CNN", 2015, section 2.1.
@@ -61,9 +62,7 @@ def roi_pool(
                   [ 9., 10.]]]])
     """
     pooled_height, pooled_width = as_pair(output_size)
-    output, _ = torch.ops.fasterrcnn_ops.roi_pool_forward(
-        input, as_rois(boxes), spatial_scale, pooled_height, pooled_width
-    )
+    output, _ = _pool(input, as_rois(boxes), spatial_scale, pooled_height, pooled_width)
     return output
 
 
@@ -126,9 +125,7 @@ def _forward_setup(ctx, inputs, output):
 
 def _forward_backward(ctx, grad, _):
     rois, argmax = ctx.saved_tensors
-    grad_input = torch.ops.fasterrcnn_ops.roi_pool_backward(
-        grad, rois, argmax, *ctx.settings, *ctx.map_size, ctx.channels_last
-    )
+    grad_input = _scatter(grad, rois, argmax, *ctx.settings, *ctx.map_size, ctx.channels_last)
     return grad_input, *[None] * 4
 
 
@@ -147,5 +144,5 @@ def _backward_backward(ctx, grad):
     return torch.where(argmax >= 0, chosen, torch.zeros_like(chosen)), *[None] * 10
 
 
-torch.library.register_autograd("fasterrcnn_ops::roi_pool_forward", _forward_backward, setup_context=_forward_setup)
-torch.library.register_autograd("fasterrcnn_ops::roi_pool_backward", _backward_backward, setup_context=_backward_setup)
+_pool = differentiable("roi_pool_forward", _forward_backward, _forward_setup)
+_scatter = differentiable("roi_pool_backward", _backward_backward, _backward_setup)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fasterrcnn_ops import _library
+from fasterrcnn_ops._transforms import refuse_vmap
 from fasterrcnn_ops.reference import soft_nms as _reference
 
 _library.load()
@@ -99,3 +100,4 @@ def _soft_nms_cuda(
 
 
 torch.library.impl("fasterrcnn_ops::soft_nms", "CUDA", _soft_nms_cuda)
+refuse_vmap("soft_nms", "call it once for each entry")

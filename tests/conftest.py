@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 # Two OpenMP threads on cores that others use as well wait for each other far longer than one thread computes. Tests of
 # what threads must not change set their numbers themselves.
 torch.set_num_threads(1)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Test processes: one per core, but no more than share memory and a card well."""
+    return 1 if torch.cuda.is_available() else min(4, os.cpu_count() or 1)
 
 
 def _devices() -> list:

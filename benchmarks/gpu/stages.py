@@ -126,6 +126,10 @@ def build(settings: Settings) -> Result:
     return FAILED if result["without_cuda_kernel"] else OK, result
 
 
+# The machine of a card may have no pytest-xdist, which the project's own options ask for.
+WITHOUT_XDIST = "--import-mode=importlib -q -m 'not slow and not recipes'"
+
+
 def tests(settings: Settings) -> Result:
     """The operator tests on the CUDA device, and those that only a card can answer."""
     deadline = time.monotonic() + settings.limit
@@ -135,7 +139,7 @@ def tests(settings: Settings) -> Result:
             junit = Path(elsewhere, "junit.xml")
             command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
             command += [str(ROOT / arguments[0]), *arguments[1:], "--junitxml", str(junit)]
-            command += ["-p", "no:cacheprovider", "-rs", "--durations=5"]
+            command += ["-p", "no:cacheprovider", "-rs", "--durations=5", "-o", f"addopts={WITHOUT_XDIST}"]
             if importlib.util.find_spec("xdist"):
                 command += ["-n", "4"]
             done = run(command, Path(elsewhere), deadline - time.monotonic())

@@ -5,12 +5,11 @@
 //   1. split the block into one array per coordinate, finding the box around all of it
 //   2. collect the targets that this hull overlaps: mostly few, often none
 //   3. vector by vector: four comparisons with each of those targets, then, for the targets that some lane overlaps,
-//   the
-//      IoU of every lane, and with it the best target of each box and the best IoU of each target in this block
+//      the IoU of every lane, and with it the best target of each box and the best IoU of each target in this block
 //   4. thresholds
 //
 // Every IoU > 0 is found that way, and an IoU of 0 (or NaN, which counts as 0) never beats another: the best of a box
-// starts at 0 with target 0, which is the first of all that tie.
+// starts at 0 with the first target, which is the first of all that tie.
 //
 // Restoring then needs no IoU but those of the blocks in which a target reaches its best.
 #pragma once
@@ -91,7 +90,7 @@ void load_block(const MatchTask<T>& task, int64_t number, Block<T>& block) {
     store(block.y2 + i, box.c3);
     store(block.area + i, (box.c2 - box.c0) * (box.c3 - box.c1));
     store(block.best + i, Vec<T>{});
-    store_index(block, i, IntVec<T>{});
+    store_index(block, i, IntVec<T>{} + static_cast<int>(task.first_target));
     left = min(box.c0, left);  // in this order a NaN leaves what was there
     top = min(box.c1, top);
     right = max(box.c2, right);

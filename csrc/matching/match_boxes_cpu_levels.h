@@ -20,6 +20,7 @@ struct MatchTask {
   T* block_best;         // [ceil(N / kMatchBlock), M] best IoU of each target within each block; null: not wanted
   const T* target_best;  // [M] IoU that restores a box, NaN for none
   int64_t* matches;      // [N]
+  int64_t first_target;  // the first that is one (has no NaN): a box that overlaps none has IoU 0 with it
 };
 
 struct MatchKernels {

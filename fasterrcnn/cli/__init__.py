@@ -8,6 +8,7 @@ import typer
 
 from fasterrcnn.cli.common import console
 from fasterrcnn.cli.config import config
+from fasterrcnn.cli.convert import convert
 from fasterrcnn.cli.demo import demo
 from fasterrcnn.cli.detect import detect
 from fasterrcnn.cli.evaluate import evaluate
@@ -21,6 +22,7 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.command()(detect)
 app.command()(config)
+app.command()(convert)
 
 
 def main() -> None:

@@ -53,7 +53,9 @@ def detect(
             image = read_image(path)
         except OSError as error:
             failed += 1
-            errors.print(f"Skipped {path}: {_reason(error)}", style="red", markup=False, highlight=False)
+            errors.print(
+                f"Skipped {path}: {_reason(error)}", style="red", markup=False, highlight=False, soft_wrap=True
+            )
             continue
         detections = model.detect([image.to(device)], score_threshold=score_threshold)[0].to("cpu")
         stem = _free_name(path.stem + _MARK, taken)

@@ -25,11 +25,15 @@ class RoIHeads(nn.Module):
         """Features of boxes [K, 4] of the images ``indices`` [K]: [K, C, P, P]."""
         return self.pooler(features, boxes, indices, image_size)
 
+    def pool_slots(self, features: Tensor, boxes: Tensor, image_size: Size) -> Tensor:
+        """Features of boxes [B, K, 4], as many for each image: [B·K, C, P, P]."""
+        batch, slots = boxes.shape[:2]
+        indices = torch.arange(batch, device=boxes.device)[:, None].expand(batch, slots).reshape(-1)
+        return self.pool(features, boxes.reshape(-1, 4), indices, image_size)
+
     def pool_proposals(self, features: Tensor, proposals: Proposals, image_size: Size) -> Tensor:
         """Features of every slot of the proposals, used or not: [B·K, C, P, P]."""
-        batch, slots = proposals.scores.shape
-        indices = torch.arange(batch, device=proposals.boxes.device)[:, None].expand(batch, slots).reshape(-1)
-        return self.pool(features, proposals.boxes.reshape(-1, 4), indices, image_size)
+        return self.pool_slots(features, proposals.boxes, image_size)
 
     def predict(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits [K, C+1] (0 is background) and offsets [K, 4·columns] of pooled features [K, C, P, P].

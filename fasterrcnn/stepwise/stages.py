@@ -1,9 +1,9 @@
 """The stages of the step-by-step system, one function each, in the order in which an image passes through them.
 
 The numbers of the system are the defaults; what is learned comes from the model, a
-:class:`~fasterrcnn.stepwise.StepwiseRCNN`. One image at a time. Called one after another, with the generator of the
-model, the functions give what its ``losses()`` and ``detect()`` give, to the rounding of floats; docs/stepwise.md walks
-through them.
+:class:`~fasterrcnn.stepwise.StepwiseRCNN`. One image at a time. Called one after another, with the seed that
+``losses()`` draws for the image, the functions give what its ``losses()`` and ``detect()`` give, to the rounding
+of floats; docs/stepwise.md walks through them.
 
 Shapes are those of one 800 × 800 image through VGG-16: H·W = 50 × 50 locations with A = 9 anchors each make N = 22,500
 anchors. M ground-truth boxes of C classes, K proposals of which S are sampled, D detections. Boxes are (x1, y1, x2, y2)
@@ -128,18 +128,18 @@ def label_anchors(
     return labels_of(matches), matches
 
 
-def sample_anchors(labels: Tensor, generator: torch.Generator, *, count: int = 256) -> Tensor:
+def sample_anchors(labels: Tensor, seed: Tensor | int, *, count: int = 256) -> Tensor:
     """Draws the anchors that count in this step (RPN, section 3.1.3).
 
     Args:
         labels: int64[N] of :func:`label_anchors`.
-        generator: On the CPU.
+        seed: Of the image; :func:`fasterrcnn.training.image_seeds` draws one.
         count: How many in all, at most half of them positive; negatives fill up the rest.
 
     Returns:
         int64[N]: labels of which all but ``count`` have become -1.
     """
-    return AnchorTargets(sampler=Sampler(count, 0.5)).sample(labels, generator)
+    return AnchorTargets(sampler=Sampler(count, 0.5)).sample(labels, seed)
 
 
 def encode_anchors(anchors: Tensor, boxes: Tensor, labels: Tensor, matches: Tensor) -> Tensor:
@@ -255,18 +255,18 @@ def label_proposals(
     return ProposalTargets(Matcher(positive_iou, positive_iou)).match(proposals, boxes, labels)
 
 
-def sample_proposals(labels: Tensor, generator: torch.Generator, *, count: int = 128) -> Tensor:
+def sample_proposals(labels: Tensor, seed: Tensor | int, *, count: int = 128) -> Tensor:
     """Draws the proposals that the head learns from in this step.
 
     Args:
         labels: int64[K] of :func:`label_proposals`.
-        generator: On the CPU, the one that drew the anchors.
+        seed: Of the image, the one that drew the anchors.
         count: How many in all, at most half of them positive.
 
     Returns:
         Indices int64[S] of proposals, S ≤ 128: positives first.
     """
-    return ProposalTargets(sampler=Sampler(count, 0.5)).sample(labels, generator)
+    return ProposalTargets(sampler=Sampler(count, 0.5)).sample(labels, seed)
 
 
 def encode_rois(rois: Tensor, boxes: Tensor, labels: Tensor, matches: Tensor) -> Tensor:

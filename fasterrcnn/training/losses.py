@@ -47,24 +47,34 @@ class StageLoss:
             target_deltas: float[S, 4].
 
         Returns:
-            The mean classification loss and the box loss, scalars in float32. Without any samples both are 0, with
-            gradients of 0.
+            The mean classification loss and the box loss, scalars in float32 (float64 for float64 logits). Without any
+            samples both are 0, with gradients of 0. Rows that do not count get a gradient of 0. Nothing is read back to
+            the host.
         """
         counted = labels != IGNORE
         sampled = counted.sum()
-        logits, deltas = logits.float(), deltas.float()
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        logits, deltas = logits.to(dtype), deltas.to(dtype)
         if logits.shape[1] == 1:
             truth = (labels > 0).to(logits.dtype)
             losses = F.binary_cross_entropy_with_logits(logits[:, 0], truth, reduction="none")
             classification = torch.where(counted, losses, 0.0).sum()
         else:
             classification = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
-        positives = (labels > 0).nonzero()[:, 0]
-        columns = deltas.unflatten(1, (deltas.shape[1] // 4, 4))
-        # One set of offsets serves all classes, or each class has its own, and background has or has none.
-        background = logits.shape[1] == columns.shape[1]
-        column = labels[positives] - int(not background)
-        column = column if columns.shape[1] > 1 else torch.zeros_like(positives)
-        box = smooth_l1(columns[positives, column], target_deltas[positives], self.beta)
-        divisor = sampled if self.normalizer == "sampled" else positives.new_tensor(len(positives))
+        positive = labels > 0
+        offsets = torch.where(positive[:, None], _of_class(deltas, labels, logits.shape[1]), 0.0)
+        box = smooth_l1(offsets, torch.where(positive[:, None], target_deltas, 0.0), self.beta)
+        divisor = sampled if self.normalizer == "sampled" else positive.sum()
         return classification / sampled.clamp(min=1), self.box_weight * box / divisor.clamp(min=1)
+
+
+def _of_class(deltas: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Of the columns of ``deltas`` the four of each row's label [S, 4]; any four where that is not positive.
+
+    One set of offsets serves all classes, or each class has its own, and background has or has none.
+    """
+    columns = deltas.shape[1] // 4
+    if columns == 1:
+        return deltas
+    column = (labels - int(classes != columns)).clamp(min=0)
+    return deltas.unflatten(1, (columns, 4)).gather(1, column[:, None, None].expand(-1, 1, 4))[:, 0]

@@ -38,11 +38,13 @@ class Matcher:
         """Matches.
 
         Args:
-            boxes: float[N, 4].
-            ground_truth: float[M, 4]; without any, every box is background.
+            boxes: float[N, 4], or of a batch [B, N, 4].
+            ground_truth: float[M, 4], or of a batch [B, M, 4] with NaN in the rows that are none; without any, every
+                box is background.
 
         Returns:
-            int64[N]: index of a ground truth, -1 (background) or -2 (ignored). Equal IoUs go to the lower index.
+            int64[N] or [B, N]: index of a ground truth, -1 (background) or -2 (ignored). Of equal IoUs the lower index
+            counts.
         """
         return match_boxes(
             ground_truth,

@@ -101,6 +101,7 @@ def test_expanded_and_transposed_gradients(operator, layout):
     assert_same(grads(features.to(CUDA), rois.to(CUDA)), grads(features, rois))
 
 
+@pytest.mark.xdist_group("memory")
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", MEMORY_FORMATS)
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -125,6 +126,7 @@ def test_more_than_2_31_elements(operator, layout):
     assert grad[:2].abs().max() == 0
 
 
+@pytest.mark.xdist_group("memory")
 @pytest.mark.slow
 @pytest.mark.parametrize("operator", ["align_2", "pool"])
 def test_output_of_more_than_2_31_elements(operator):

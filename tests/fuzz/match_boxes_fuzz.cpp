@@ -36,11 +36,13 @@ T iou_of(const T* target, const T* box) {
 }
 
 template <typename T>
-std::vector<int64_t> expected_matches(const Block<T>& targets, const Block<T>& boxes, T high, T low, bool restore) {
+std::vector<int64_t> expected_matches(const Block<T>& targets, const Block<T>& boxes, T high, T low, bool restore,
+                                      int64_t first) {
   const int64_t m = targets.size / 4, n = boxes.size / 4;
   std::vector<int64_t> nearest(n), matches(n);
   std::vector<T> best(n, T(0)), best_of_target(m, T(0));
   for (int64_t i = 0; i < n; ++i) {
+    nearest[i] = first;
     for (int64_t t = 0; t < m; ++t) {
       const T iou = iou_of(targets.get() + 4 * t, boxes.get() + 4 * i);
       if (iou > best[i]) best[i] = iou, nearest[i] = t;
@@ -68,6 +70,8 @@ bool round_is_right(Rng& rng) {
   if (low > high) std::swap(low, high);
   const bool restore = below(rng, 2) != 0;
 
+  const int64_t first = below(rng, 2) ? 0 : below(rng, m);
+
   Block<T> columns(5 * m);
   for (int64_t t = 0; t < m; ++t) {
     const T* box = targets.get() + 4 * t;
@@ -77,8 +81,8 @@ bool round_is_right(Rng& rng) {
   const int64_t blocks = (n + frcnn::kMatchBlock - 1) / frcnn::kMatchBlock;
   Block<T> block_best(restore ? blocks * m : 0), target_best(m);
   Block<int64_t> matches(n, -7);
-  frcnn::MatchTask<T> task{columns.get(), m, boxes.get(), n, high, low, restore ? block_best.get() : nullptr, nullptr,
-                           matches.get()};
+  frcnn::MatchTask<T> task{
+      columns.get(), m, boxes.get(), n, high, low, restore ? block_best.get() : nullptr, nullptr, matches.get(), first};
   split(rng, blocks, [&](int64_t begin, int64_t end) { frcnn::FRCNN_CPU_LEVEL::match_blocks(task, begin, end); });
   if (restore) {
     for (int64_t i = 0; i < blocks * m; ++i) target_best[i % m] = std::max(target_best[i % m], block_best[i]);
@@ -88,7 +92,7 @@ bool round_is_right(Rng& rng) {
     task.target_best = target_best.get();
     split(rng, blocks, [&](int64_t begin, int64_t end) { frcnn::FRCNN_CPU_LEVEL::restore_blocks(task, begin, end); });
   }
-  const std::vector<int64_t> expected = expected_matches(targets, boxes, high, low, restore);
+  const std::vector<int64_t> expected = expected_matches(targets, boxes, high, low, restore, first);
   return std::equal(expected.begin(), expected.end(), matches.get());
 }
 

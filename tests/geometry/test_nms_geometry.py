@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("nms_geometry")  # the program is compiled once
+
 
 @pytest.fixture(scope="module")
 def program(compile_geometry) -> Path:

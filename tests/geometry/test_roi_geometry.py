@@ -11,6 +11,9 @@ SANITIZERS = ["-fsanitize=undefined,float-cast-overflow", "-fno-sanitize-recover
 CASES = ("bilinear", "samples", "sampled_axis", "pooled", "tap_walk")
 
 
+pytestmark = pytest.mark.xdist_group("roi_geometry")  # the program is compiled once
+
+
 @pytest.fixture(scope="module")
 def program(compile_geometry) -> Path:
     return compile_geometry("roi_geometry", *SANITIZERS)

@@ -16,6 +16,7 @@ def test_every_system_has_a_size():
     assert list(full_size.SIZES) == list(SYSTEMS)
 
 
+@pytest.mark.xdist_group("memory")
 @pytest.mark.slow
 @pytest.mark.parametrize("task", full_size.TASKS)
 @pytest.mark.parametrize("system", SYSTEMS)

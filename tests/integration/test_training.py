@@ -82,11 +82,11 @@ def test_learns_a_few_images_by_heart(tmp_path):
     try:
         dataset = Rectangles(4, 64)
         model = small_model()
-        config = TrainConfig(steps=60, batch_size=4, lr=3e-3, warmup_steps=10, checkpoint_every=1000)
+        config = TrainConfig(steps=100, batch_size=4, lr=3e-3, warmup_steps=10, checkpoint_every=1000)
         history = run(tmp_path, config, dataset=dataset, model=model)[1]
     finally:
         torch.use_deterministic_algorithms(False)
-    assert history[60]["loss"] < 0.1 * history[1]["loss"]
+    assert history[100]["loss"] < 0.1 * history[1]["loss"]
     assert set(history[1]) == {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss"}
     images, targets = zip(*(dataset[i] for i in range(4)), strict=True)
     detections = model.detect(images, score_threshold=0.5)
@@ -123,6 +123,7 @@ def test_deterministic_algorithms_suffice(tmp_path, pooling):
     assert first[1] == again[1]
 
 
+@pytest.mark.xdist_group("memory")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["classic_vgg16", "classic_resnet50"])
 def test_gradients_at_full_size(name):

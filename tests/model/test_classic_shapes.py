@@ -143,6 +143,7 @@ def test_initialisation(layer, std):
     assert torch.equal(module.bias, torch.zeros_like(module.bias))
 
 
+@pytest.mark.xdist_group("memory")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_full_size_forward(name):

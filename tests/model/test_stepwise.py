@@ -14,6 +14,7 @@ from fasterrcnn import stepwise
 from fasterrcnn.roi import RoIPooler
 from fasterrcnn.roi.features import truncate
 from fasterrcnn.stepwise import stages
+from fasterrcnn.training import image_seeds
 from fasterrcnn_ops import box_iou, roi_pool
 
 FULL = (800, 800)
@@ -231,11 +232,11 @@ def test_anchor_labels():
 
 def test_sampling_of_anchors():
     labels = torch.tensor([1] * 300 + [0] * 1000 + [-1] * 50)
-    sampled = stepwise.sample_anchors(labels, torch.Generator().manual_seed(0))
+    sampled = stepwise.sample_anchors(labels, 0)
     assert [(sampled == value).sum().item() for value in (1, 0)] == [128, 128]
     assert (sampled[sampled >= 0] == labels[sampled >= 0]).all()
     labels[3:300] = -1
-    sampled = stepwise.sample_anchors(labels, torch.Generator().manual_seed(0))
+    sampled = stepwise.sample_anchors(labels, 0)
     assert [(sampled == value).sum().item() for value in (1, 0)] == [3, 253]
 
 
@@ -247,7 +248,7 @@ def test_labels_and_sampling_of_proposals():
     assert matches.tolist() == [-1, 0, 1, -1]
     assert stepwise.label_proposals(proposals, truth, classes, positive_iou=0.5)[0].tolist() == [4, 4, 9, 0]
     many = labels.repeat(100)
-    index = stepwise.sample_proposals(many, torch.Generator().manual_seed(0))
+    index = stepwise.sample_proposals(many, 0)
     assert len(index.unique()) == 128
     assert (many[index[:64]] > 0).all()
     assert not many[index[64:]].any()
@@ -305,13 +306,14 @@ def test_losses_by_hand():
 
 def run_training_stages(model, picture, target, generator):
     """All stages of a training step, with the arguments of ``model``."""
+    seed = image_seeds(1, generator)[0]
     a = model.arguments
     batch = stepwise.prepare_image(picture, target, size=a["image_size"], mean=a["image_mean"], std=a["image_std"])
     boxes, classes = batch.targets[0]["boxes"], batch.targets[0]["labels"]
     features = stepwise.extract_features(model, batch.images)
     anchors = stepwise.make_anchors(features.shape[2:], sizes=a["anchor_sizes"])
     labels, matches = stepwise.label_anchors(anchors, boxes, batch.sizes[0])
-    sampled = stepwise.sample_anchors(labels, generator, count=a["rpn_samples"])
+    sampled = stepwise.sample_anchors(labels, seed, count=a["rpn_samples"])
     targets = stepwise.encode_anchors(anchors, boxes, sampled, matches)
     logits, deltas = stepwise.score_anchors(model, features)
     objectness, rpn_box = stepwise.rpn_loss(logits, deltas, sampled, targets)
@@ -323,7 +325,7 @@ def run_training_stages(model, picture, target, generator):
     if a["roi_add_ground_truth"]:
         proposals = torch.cat([proposals, boxes])
     labels, matches = stepwise.label_proposals(proposals, boxes, classes, positive_iou=a["roi_positive_iou"])
-    index = stepwise.sample_proposals(labels, generator, count=a["roi_samples"])
+    index = stepwise.sample_proposals(labels, seed, count=a["roi_samples"])
     rois, labels = proposals[index], labels[index]
     targets = stepwise.encode_rois(rois, boxes, labels, matches[index])
     logits, deltas = stepwise.classify_rois(model, stepwise.pool_rois(features, rois))

@@ -228,6 +228,7 @@ def test_more_anchors_than_can_be_addressed_raise():
         grid_anchors(torch.zeros(9, 4), (2**31, 2**31), 16)
 
 
+@pytest.mark.xdist_group("memory")
 @pytest.mark.slow
 def test_more_elements_than_32_bits_count():
     support.require_memory(10)

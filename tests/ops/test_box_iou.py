@@ -157,6 +157,7 @@ def test_boxes_without_area_nan_inf_and_inverted(device):
     support.assert_close(iou, box_iou(boxes[None], boxes[None])[0])
 
 
+@pytest.mark.xdist_group("memory")
 @pytest.mark.slow
 def test_more_elements_than_32_bits_count():
     support.require_memory(10)

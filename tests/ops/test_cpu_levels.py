@@ -145,10 +145,13 @@ def matching() -> Iterator[Tensor]:
         for targets, boxes in ((1, 1), (3, 17), (20, 5000), (150, 800)):
             truth = support.random_boxes(targets, dtype=dtype, generator=seeded(1))
             found = torch.cat((support.random_boxes(boxes, dtype=dtype, generator=seeded(2)), truth))
+            batch = torch.stack((truth, truth.flip(0), torch.full_like(truth, torch.nan)))
+            batch[1, ::3] = torch.nan
             for allow_low_quality in (False, True):
-                yield fasterrcnn_ops.match_boxes(
-                    truth, found, high_threshold=0.7, low_threshold=0.3, allow_low_quality=allow_low_quality
-                )
+                for given in (truth, batch):
+                    yield fasterrcnn_ops.match_boxes(
+                        given, found, high_threshold=0.7, low_threshold=0.3, allow_low_quality=allow_low_quality
+                    )
 
 
 def roi_align_family() -> Iterator[Tensor]:
@@ -245,6 +248,7 @@ def with_one_nan(tensor: Tensor) -> Tensor:
     return tensor.masked_fill(tensor.isnan(), math.nan) if tensor.is_floating_point() else tensor
 
 
+@pytest.mark.xdist_group("levels")  # they share the results
 @pytest.mark.parametrize("case", CASES)
 def test_same_bits_at_every_level_and_thread_count(results, case):
     expected = results["baseline"][case, 1]
@@ -291,6 +295,7 @@ def test_an_unknown_level_is_named():
     assert f'FASTERRCNN_OPS_CPU_LEVEL: expected one of {names} on this machine, got "avx1024"' in run.stderr
 
 
+@pytest.mark.slow
 def test_no_level_leaves_code_behind_for_another():
     root = Path(__file__).resolve().parents[2]
     if not (root / "csrc").is_dir():

@@ -217,6 +217,7 @@ def test_any_floats(targets, boxes, low_quality):
     assert torch.equal(match_boxes(targets, boxes, **rule), ref.match_boxes(targets, boxes, **rule))
 
 
+@pytest.mark.xdist_group("memory")
 @pytest.mark.slow
 def test_needs_no_matrix():
     """A matrix of all pairs would have 40 GB."""
@@ -224,6 +225,61 @@ def test_needs_no_matrix():
     targets = torch.cat((support.random_boxes(9_999) + 5000, torch.tensor([[0.0, 0, 50, 50]])))
     boxes = torch.tensor([[0.0, 0, 50, 50]]).repeat(1_000_000, 1)
     assert (match_boxes(targets, boxes, **RPN, allow_low_quality=True, min_low_quality=0.1) == 9_999).all()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches
+
+
+def batch_of_targets(counts, device="cpu", dtype=torch.float32):
+    """[B, M, 4] with ``counts`` targets; the rest, here and there, is NaN."""
+    batch = torch.full((len(counts), max(counts) + 3, 4), math.nan, dtype=dtype, device=device)
+    for image, count in enumerate(counts):
+        places = torch.randperm(batch.shape[1])[:count].sort().values.to(device)
+        batch[image, places] = crowd(count, dtype, device)
+    return batch
+
+
+@over_dtypes
+@over_rules
+@pytest.mark.parametrize("shared", [True, False], ids=["shared_boxes", "own_boxes"])
+def test_a_batch_is_its_images(device, dtype, rule, shared):
+    """Each image gets what it gets without its NaN targets, in numbers of its own rows."""
+    targets = batch_of_targets((5, 0, 1, 12), device, dtype)
+    boxes = torch.stack([crowd(900, dtype, device) for _ in targets])
+    boxes = boxes[0] if shared else boxes
+    found = match_boxes(targets, boxes, **rule)
+    assert found.shape == (4, 900)
+    assert torch.equal(found, ref.match_boxes(targets, boxes, **rule))
+    for image, of_image in enumerate(targets):
+        rows = (~of_image.isnan().any(dim=1)).nonzero()[:, 0]
+        alone = match_boxes(of_image[rows], boxes if shared else boxes[image], **rule)
+        expected = torch.where(alone >= 0, rows[alone.clamp(min=0)], alone) if len(rows) else alone
+        assert torch.equal(found[image], expected)
+
+
+def test_nan_targets_by_hand(device):
+    """Neither ties with a box's best nor a box at IoU 0 nor low quality go to a target of NaN; one NaN is enough."""
+    nan = [math.nan] * 4
+    good, far = [0.0, 0, 10, 10], [500.0, 500, 510, 510]
+    targets = torch.tensor([[nan, good, good], [good, [0, 0, math.nan, 10], nan], [nan, nan, nan]], device=device)
+    boxes = torch.tensor([good, far], device=device)
+    low_quality = {**RPN, "allow_low_quality": True}
+    for rule in (RPN, low_quality):
+        assert match_boxes(targets, boxes, **rule).tolist() == [[1, -1], [0, -1], [-1, -1]]
+    # At thresholds of 0 an IoU of 0 is a match: with the first target that is one.
+    assert match_boxes(targets, boxes, high_threshold=0.0, low_threshold=0.0).tolist() == [[1, 1], [0, 0], [-1, -1]]
+    # A target that nothing overlaps has every box for its best, a NaN has none.
+    assert match_boxes(torch.tensor([nan, far], device=device), boxes[:1], **low_quality).tolist() == [1]
+
+
+@pytest.mark.parametrize(("images", "targets", "boxes"), [(0, 3, 4), (2, 0, 4), (2, 3, 0)])
+def test_empty_batches(device, images, targets, boxes):
+    targets = torch.ones(images, targets, 4, device=device)
+    for shape in ((boxes, 4), (images, boxes, 4)):
+        found = match_boxes(targets, torch.zeros(shape, device=device), **RPN, allow_low_quality=True)
+        assert found.shape == (images, boxes)
+        assert (found == -1).all()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -236,6 +292,9 @@ def test_opcheck(device, dtype, targets, boxes):
     inputs = crowd(targets, dtype, device), crowd(boxes, dtype, device)
     opcheck(torch.ops.fasterrcnn_ops.match_boxes.default, (*inputs, 0.7, 0.3, True))
     opcheck(torch.ops.fasterrcnn_ops.match_boxes.default, (*inputs, 0.7, 0.3, False, 0.5))
+    batch = inputs[0].expand(2, -1, -1)
+    opcheck(torch.ops.fasterrcnn_ops.match_boxes.default, (batch, inputs[1], 0.7, 0.3, True))
+    opcheck(torch.ops.fasterrcnn_ops.match_boxes.default, (batch, inputs[1].expand(2, -1, -1), 0.7, 0.3, True))
 
 
 def test_matches_are_constants(device):
@@ -258,7 +317,11 @@ FOUR = torch.zeros(3, 4)
 @pytest.mark.parametrize(
     ("targets", "boxes", "options", "message"),
     [
-        (torch.zeros(3, 5), FOUR, {}, r"targets: expected shape \[N, 4\], got \[3, 5\]"),
+        (torch.zeros(3, 5), FOUR, {}, r"targets: expected shape \[M, 4\] or \[B, M, 4\], got \[3, 5\]"),
+        (torch.zeros(1, 2, 3, 4), FOUR, {}, r"targets: expected shape .*got \[1, 2, 3, 4\]"),
+        (torch.zeros(2, 3, 4), torch.zeros(3, 5, 4), {}, r"boxes: expected shape \[N, 4\] or \[2, N, 4\] with these"),
+        (torch.zeros(2, 3, 4), torch.zeros(5), {}, r"boxes: expected shape \[N, 4\], got \[5\]"),
+        (FOUR, torch.zeros(2, 5, 4), {}, r"boxes: expected shape \[N, 4\], got \[2, 5, 4\]"),
         (FOUR, torch.zeros(4), {}, r"boxes: expected shape \[N, 4\], got \[4\]"),
         (FOUR.int(), FOUR, {}, "targets: expected dtype float16, bfloat16, float32 or float64, got Int"),
         (FOUR, FOUR.long(), {}, "boxes: expected dtype .*got Long"),

@@ -1,0 +1,65 @@
+"""``fasterrcnn convert``: a foreign file to one of this package's."""
+
+from __future__ import annotations
+
+import torch
+from typer.testing import CliRunner
+
+from fasterrcnn import build, checkpoints, cli
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(cli.app, ["convert", *map(str, arguments)])
+    assert result.exit_code == code, result.output + str(result.exception)
+    return " ".join(result.output.split())
+
+
+def test_convert(tmp_path):
+    model = build("resnet50_c4", num_classes=2, backbone="tiny", anchor_sizes=(24, 48))
+    torch.save({"model": {f"module.{name}": t for name, t in model.state_dict().items()}}, tmp_path / "a.pth")
+    (tmp_path / "names.txt").write_text("cat\n\ndog\n")
+    said = run(
+        tmp_path / "a.pth",
+        *("--system", "resnet50_c4", "--backbone", "tiny", "--class-names", tmp_path / "names.txt"),
+        *("--set", "model.anchor_sizes=[24, 48]", "--out", tmp_path / "b.safetensors"),
+    )
+    assert "tensors loaded" in said
+    assert "names begin with 'module.'" in said
+    again = checkpoints.load_model(tmp_path / "b.safetensors")
+    assert again.class_names == ("cat", "dog")
+    assert again.arguments["anchor_sizes"] == (24, 48)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_detectron2_arguments_are_kept(tmp_path):
+    arguments = {"anchor_rule": "centered", "roi_aligned": True, "inclusive": False, "backbone": "tiny"}
+    model = build("resnet50_c4", num_classes=1, anchor_sizes=(24,), **arguments)
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    run(
+        tmp_path / "a.pth",
+        *("--system", "resnet50_c4", "--backbone", "tiny", "--num-classes", 1, "--detectron2"),
+        *("--set", "model.anchor_sizes=[24]", "--out", tmp_path / "b.safetensors"),
+    )
+    again = checkpoints.load_model(tmp_path / "b.safetensors")
+    assert {key: again.arguments[key] for key in ("anchor_rule", "roi_aligned", "inclusive")} == {
+        "anchor_rule": "centered",
+        "roi_aligned": True,
+        "inclusive": False,
+    }
+    image = torch.rand(3, 80, 80)
+    assert again.roi_heads.pooler.aligned
+    assert torch.equal(again.rpn.anchors.cell_anchors, model.rpn.anchors.cell_anchors)
+    assert not (again.rpn.anchors.cell_anchors[:, :2] + again.rpn.anchors.cell_anchors[:, 2:]).any()
+    assert len(again.detect([image], score_threshold=0.0)) == 1
+
+
+def test_errors(tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "a.pth")
+    common = ("--system", "classic_vgg16", "--backbone", "tiny", "--out", tmp_path / "b.safetensors")
+    said = run(tmp_path / "a.pth", *common, "--num-classes", 1, code=2)
+    assert "a.pth holds no whole detector" in said
+    assert "--class-names" in run(tmp_path / "a.pth", *common, code=2)
+    (tmp_path / "names.txt").write_text("cat\n")
+    said = run(tmp_path / "a.pth", *common, "--num-classes", 2, "--class-names", tmp_path / "names.txt", code=2)
+    assert "has 1 names for 2 classes" in said
+    assert not (tmp_path / "b.safetensors").exists()

@@ -5,14 +5,17 @@ from __future__ import annotations
 from fasterrcnn.build import build, default_arguments
 from fasterrcnn.classic import FasterRCNN
 from fasterrcnn.generalized import GeneralizedRCNN
+from fasterrcnn.padded import PaddedDetector
 from fasterrcnn.stepwise import StepwiseRCNN
-from fasterrcnn.types import Detections
+from fasterrcnn.types import Detections, PaddedDetections
 from fasterrcnn_ops import __version__
 
 __all__ = [
     "Detections",
     "FasterRCNN",
     "GeneralizedRCNN",
+    "PaddedDetections",
+    "PaddedDetector",
     "StepwiseRCNN",
     "__version__",
     "build",

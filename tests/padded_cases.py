@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 import fasterrcnn
 from fasterrcnn.build import SYSTEMS
@@ -14,7 +14,7 @@ CASES = (*SYSTEMS, "rpn_only")
 
 
 def tiny(case: str, **overrides) -> nn.Module:
-    """The system, or the RPN of ``resnet50_c4`` alone, with the tiny backbone and little patience, in evaluation mode."""
+    """The system, or the RPN of ``resnet50_c4`` alone, with the tiny backbone and a low threshold, for use."""
     torch.manual_seed(0)
     overrides = {"score_threshold": 0.01, **overrides}
     if case == "rpn_only":
@@ -35,11 +35,12 @@ BATCHES = (
     padded_batch([(120, 90)], 120, 90),
 )
 
-# Any number and size of images, for torch.export.
-_BATCH = Dim("batch")
-DYNAMIC = ({0: _BATCH, 2: Dim("height", min=32, max=4096), 3: Dim("width", min=32, max=4096)}, {0: _BATCH})
-
 
 def exported(case: str) -> ExportedProgram:
     """The program of a system for any number and size of images."""
-    return torch.export.export(PaddedDetector(tiny(case)), BATCHES[0], strict=True, dynamic_shapes=DYNAMIC)
+    return export(tiny(case), BATCHES[0])
+
+
+def export(model: nn.Module, batch: tuple[Tensor, Tensor]) -> ExportedProgram:
+    detector = PaddedDetector(model)
+    return torch.export.export(detector, batch, strict=True, dynamic_shapes=detector.dynamic_shapes())

@@ -10,11 +10,10 @@ from pathlib import Path
 import full_size
 import pytest
 import torch
-from padded_cases import BATCHES, DYNAMIC, exported, tiny
+from padded_cases import BATCHES, export, exported, tiny
 from torch.utils import cpp_extension
 
 import fasterrcnn
-from fasterrcnn.padded import PaddedDetector
 from fasterrcnn_ops import _library
 
 SOURCE = Path(__file__).parents[2] / "examples" / "aoti" / "detect.cpp"
@@ -82,7 +81,7 @@ def test_export_at_real_size():
     height, width = full_size.SIZES["classic_vgg16"]
     sizes = torch.tensor([[height, width], [480, 640]])
     images = torch.rand(2, 3, height, width)
-    program = torch.export.export(PaddedDetector(model), (images, sizes), strict=True, dynamic_shapes=DYNAMIC).module()
+    program = export(model, (images, sizes)).module()
     with torch.no_grad():
         for batch in ((images, sizes), (images[1:, :, :480, :640], sizes[1:])):
             found, expected = program(*batch), model.forward_padded(*batch)

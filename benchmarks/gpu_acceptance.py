@@ -5,6 +5,7 @@
     python benchmarks/gpu_acceptance.py sanitizer    memcheck, racecheck, initcheck, synccheck on a short list
     python benchmarks/gpu_acceptance.py ceilings     copying, reading from L2, launching nothing
     python benchmarks/gpu_acceptance.py operators    every operator against torchvision, results compared first
+    python benchmarks/gpu_acceptance.py graphs       whole detectors, captured in CUDA graphs against plain calls
 
 Every stage writes a JSON file with the card's name under benchmarks/results (``--out``), ``operators`` a picture too.
 Nothing is downloaded. Exit code: 0 all well, 1 something failed, 2 no CUDA device, 3 the machine lacks or refuses what
@@ -40,7 +41,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of results")
     parser.add_argument("--limit", type=float, default=470.0, help="seconds a stage may take (default 470)")
     parser.add_argument("--commit", help="commit to record where git cannot tell")
-    parser.add_argument("--only", default="", help="operators: rows whose name contains this")
+    parser.add_argument("--only", default="", help="operators, graphs: rows whose name contains this")
     parser.add_argument("--seconds", type=float, default=5.0, help="operators: sampling time of a row (default 5)")
     parser.add_argument("--seed", type=int, help="operators: of the inputs; drawn and recorded by default")
     return parser.parse_args(arguments)

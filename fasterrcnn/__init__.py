@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from fasterrcnn import export
 from fasterrcnn.build import build, default_arguments
 from fasterrcnn.classic import FasterRCNN
+from fasterrcnn.cuda_graphs import CudaGraphed
 from fasterrcnn.generalized import GeneralizedRCNN
 from fasterrcnn.padded import PaddedDetector
 from fasterrcnn.stepwise import StepwiseRCNN
@@ -11,6 +13,7 @@ from fasterrcnn.types import Detections, PaddedDetections
 from fasterrcnn_ops import __version__
 
 __all__ = [
+    "CudaGraphed",
     "Detections",
     "FasterRCNN",
     "GeneralizedRCNN",
@@ -20,4 +23,5 @@ __all__ = [
     "__version__",
     "build",
     "default_arguments",
+    "export",
 ]

@@ -17,12 +17,17 @@ from tomlkit.exceptions import TOMLKitError
 
 from fasterrcnn.build import SYSTEMS, default_arguments, find_system
 from fasterrcnn.config_text import check_type, close_to, documented, from_toml, matches_default, to_document
-from fasterrcnn.data.catalog import DATASETS, SIZES
+from fasterrcnn.data.annotated import VERIFY
+from fasterrcnn.data.augment import check_augmentation
+from fasterrcnn.data.catalog import DATASETS, KNOWN, SIZES, is_generated
+from fasterrcnn.data.problems import POLICIES
 from fasterrcnn.recipes import recipe
 from fasterrcnn.training.schedule import TrainConfig
 
 SECTIONS = ("model", "train", "data", "eval")
 OWN_BACKBONE = "own"
+OF_FILES = {"train_images": None, "eval_images": None, "size": None, "flip": 0.5, "group_by_aspect": True}
+"""What data sets of files have by default: all images, mirrored, in batches of one orientation."""
 
 
 @dataclass(frozen=True)
@@ -30,27 +35,50 @@ class DataConfig:
     """What to train and to evaluate on.
 
     Attributes:
-        name: "shapes" (simple figures, learned in minutes) or "scenes" (objects pasted over photographs).
-        train_images: Images in the training set.
-        eval_images: Images in the validation set.
-        size: [height, width] of the images in pixels.
-        seed: Of the pictures; the validation set has none of the training set's.
+        name: "shapes" (simple figures, learned in minutes), "scenes" (objects pasted over photographs), or files:
+            "voc:FOLDER", "coco:FOLDER", "coco:JSON:IMAGES" with {split} where the splits differ.
+        train_images: Images in the training set; of files at most so many, None for all.
+        eval_images: Images in the validation set; likewise.
+        size: [height, width] of generated images in pixels.
+        seed: Of generated pictures; the validation set has none of the training set's.
+        train_split, eval_split: Of files: their names for the splits, such as "trainval" and "test".
+        problems: Of files: "repair" what can be and leave out the rest, "skip" images with any problem, or "error".
+        verify: Of files: "head" reads the heads of all images first, "pixels" decodes them.
+        flip: Part of the training images that are mirrored left to right.
+        scale_jitter: Least and greatest factor by which objects of training images become larger in them; None for not.
+        group_by_aspect: Put upright and wide images of files into different batches where possible.
     """
 
     name: str = "shapes"
-    train_images: int = 4000
-    eval_images: int = 200
-    size: tuple[int, int] = SIZES["shapes"]
+    train_images: int | None = 4000
+    eval_images: int | None = 200
+    size: tuple[int, int] | None = SIZES["shapes"]
     seed: int = 0
+    train_split: str = "train"
+    eval_split: str = "val"
+    problems: str = "repair"
+    verify: str = "head"
+    flip: float = 0.0
+    scale_jitter: tuple[float, float] | None = None
+    group_by_aspect: bool = False
 
     def __post_init__(self) -> None:
-        if self.name not in DATASETS:
-            raise ValueError(f"name: unknown data set {self.name!r}; known: {', '.join(DATASETS)}")
+        try:
+            generated = is_generated(self.name)
+        except ValueError as error:
+            raise ValueError(f"name: {error}") from error
         for name in ("train_images", "eval_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if len(self.size) != 2 or min(self.size) < 64:
+            value = getattr(self, name)
+            if value is None and generated:
+                raise ValueError(f"{name} is needed, the pictures of {self.name} have no end")
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 64):
             raise ValueError(f"size must be [height, width] of at least 64 pixels each, got {list(self.size)}")
+        for name, known in (("problems", POLICIES), ("verify", VERIFY)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        check_augmentation(self.flip, self.scale_jitter)
 
 
 @dataclass(frozen=True)
@@ -112,8 +140,9 @@ def default_config(system: str, backbone: str | None = None, data: str = "shapes
     """
     if system not in SYSTEMS:
         raise ValueError(f"unknown system {system!r}{close_to(system, SYSTEMS)}")
-    if data not in DATASETS:
-        raise ValueError(f"unknown data set {data!r}{close_to(data, DATASETS)}")
+    if ":" not in data and data not in DATASETS:
+        raise ValueError(f"unknown data set {data!r}{close_to(data, KNOWN)}")
+    own = {"size": SIZES[data]} if is_generated(data) else dict(OF_FILES)
     chosen = recipe(system, backbone, data)
     model = {name: _plain(value) for name, value in default_arguments(system, backbone).items()}
     config = RunConfig(
@@ -121,7 +150,7 @@ def default_config(system: str, backbone: str | None = None, data: str = "shapes
         backbone,
         model,
         TrainConfig(**chosen.get("train", {})),
-        DataConfig(**{"name": data, "size": SIZES[data], **chosen.get("data", {})}),
+        DataConfig(**{"name": data, **own, **chosen.get("data", {})}),
         EvalConfig(**chosen.get("eval", {})),
     )
     return changed(config, {"model": chosen.get("model", {})})
@@ -209,10 +238,12 @@ def read_config(path: str | Path) -> RunConfig:
         OSError: The file cannot be read.
         ValueError: It is no TOML, names no system, or has something unknown or unfit; the message names the file.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    data = Path(path).read_bytes()
     try:
-        content = tomlkit.parse(text).unwrap()
+        content = tomlkit.parse(data.decode("utf-8")).unwrap()
         return _from_content(content)
+    except RecursionError as error:
+        raise ValueError(f"{path}: nested too deep") from error
     except (TOMLKitError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -59,12 +59,14 @@ def recipe(system: str, backbone: str | None, data: str) -> dict[str, dict[str, 
     Args:
         system: A name ``fasterrcnn.build`` knows.
         backbone: Name of the trunk; None for the system's own.
-        data: Name of the data set.
+        data: Name of the data set. Files are trained on like the scenes, whose objects have all sizes.
     """
     if backbone != "tiny":
         return FULL_SIZE
-    model, train = {"shapes": (TINY_SHAPES, TRAIN_SHAPES), "scenes": (TINY_SCENES, TRAIN_SCENES)}[data]
+    model, train = {"shapes": (TINY_SHAPES, TRAIN_SHAPES), "scenes": (TINY_SCENES, TRAIN_SCENES)}.get(
+        data, (TINY_SCENES, TRAIN_SCENES)
+    )
     train = {**train, **(MORE_STEPS.get(system, {}) if data == "shapes" else {})}
     # Every picture is generated once and never repeated.
-    images = {"train_images": train["steps"] * train["batch_size"]}
+    images = {"train_images": train["steps"] * train["batch_size"]} if data in ("shapes", "scenes") else {}
     return {"model": model[FAMILIES[system]], "train": train, "data": images}

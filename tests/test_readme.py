@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def block_with(text: str) -> str:
 
 
 def test_every_block_is_tested():
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 8
 
 
 def test_as_torchvision():
@@ -76,7 +77,9 @@ def deployment_names() -> dict[str, object]:
 
 
 @pytest.mark.slow
-def test_compile():
+def test_compile(monkeypatch):
+    """Without Inductor, which tests/model/test_compile.py waits for once."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     names = deployment_names()
     exec(block_with("torch.compile("), names)
     assert names["boxes"].shape == (4, 100, 4)
@@ -90,3 +93,24 @@ def test_export(tmp_path, monkeypatch):
     exec(block_with("torch.export.export("), names)
     count = torch.export.load("detector.pt2").module()(names["images"], names["image_sizes"])[3]
     assert count.min() > 0
+
+
+@pytest.mark.slow
+def test_onnx(tmp_path, monkeypatch):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package}, of the extra 'onnx', is not installed")
+    monkeypatch.chdir(tmp_path)
+    model = fasterrcnn.build("resnet50_c4", num_classes=3, backbone="tiny").eval()
+    images, image_sizes = torch.rand(3, 3, 64, 96), torch.tensor([[64, 96], [60, 80], [50, 96]])
+    names = {"fasterrcnn": fasterrcnn, "model": model, "images": images.numpy(), "image_sizes": image_sizes.numpy()}
+    exec(block_with("onnxruntime.InferenceSession"), names)
+    assert names["boxes"].shape == (3, 100, 4)
+
+
+@pytest.mark.filterwarnings("ignore:CudaGraphed:RuntimeWarning")
+def test_cuda_graphs():
+    model = fasterrcnn.build("resnet50_c4", num_classes=2, backbone="tiny", min_size=64, max_size=100)
+    names = {"model": model, "image": torch.rand(3, 48, 60)}
+    exec(block_with("CudaGraphed"), names)
+    assert [shape[0] for shape in names["graphed"].shapes] == [1, 1]
+    assert names["detections"][0].boxes.shape[1] == 4

@@ -237,10 +237,18 @@ def operators(settings: Settings) -> Result:
     return race.run_rows(settings, known.get("ceilings") if known else None)
 
 
+def graphs(settings: Settings) -> Result:
+    """Times detectors with and without CUDA graphs; see ``graphs.py``."""
+    from . import graphs as detectors
+
+    return OK, {"rows": detectors.run(settings.only)}
+
+
 STAGES: dict[str, Callable[[Settings], Result]] = {
     "build": build,
     "tests": tests,
     "sanitizer": sanitizer,
     "ceilings": ceilings,
     "operators": operators,
+    "graphs": graphs,
 }

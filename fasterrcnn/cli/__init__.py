@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from fasterrcnn.cli import data as data_commands
 from fasterrcnn.cli.common import console
 from fasterrcnn.cli.config import config
 from fasterrcnn.cli.convert import convert
 from fasterrcnn.cli.demo import demo
 from fasterrcnn.cli.detect import detect
 from fasterrcnn.cli.evaluate import evaluate
+from fasterrcnn.cli.export import export
 from fasterrcnn.cli.train import train
 
 app = typer.Typer(
@@ -22,7 +24,9 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.command()(detect)
 app.command()(config)
+app.add_typer(data_commands.app, name="data")
 app.command()(convert)
+app.command()(export)
 
 
 def main() -> None:

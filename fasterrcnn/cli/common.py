@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 console = Console()
 errors = Console(stderr=True)
 
+DATA_HELP = 'Data set: "shapes" (default), "scenes", "voc:FOLDER", "coco:FOLDER" or "coco:JSON:IMAGES".'
 SMALL = 5_000_000  # parameters
 
 

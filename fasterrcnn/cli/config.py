@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from fasterrcnn.cli.common import reported
+from fasterrcnn.cli.common import DATA_HELP, reported
 
 
 def config(
     system: Annotated[str, typer.Argument(help='A system, such as "classic_vgg16".')],
     backbone: Annotated[str | None, typer.Option(help='Trunk instead of the system\'s own, such as "tiny".')] = None,
-    data: Annotated[str, typer.Option(help='Data set: "shapes" or "scenes".')] = "shapes",
+    data: Annotated[str, typer.Option(help=DATA_HELP)] = "shapes",
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
 ) -> None:
     """Print the configuration of a training as TOML, with a comment on every key.

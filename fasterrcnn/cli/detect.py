@@ -1,4 +1,4 @@
-"""``fasterrcnn detect``: pictures in, annotated pictures and JSON out."""
+"""``fasterrcnn detect``: pictures and videos in, annotated ones and JSON out."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.progress import Progress
 
-from fasterrcnn.cli.common import console, errors, load_detector
+from fasterrcnn.cli.common import console, errors, load_detector, reported
 
 if TYPE_CHECKING:
-    from fasterrcnn.types import Detections
+    from torch import nn
 
-# What is looked for in folders.
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
-_MARK = "_detections"  # ends the names of what we write, so that a folder can be run twice
+    from fasterrcnn.data.inputs import Failure, Picture
+    from fasterrcnn.types import Detections
 
 
 def detect(
     images: Annotated[
-        list[str], typer.Argument(help="Pictures, folders of pictures, or quoted patterns such as 'photos/*.jpg'.")
+        list[str], typer.Argument(help="Pictures, videos, folders of them, or quoted patterns such as 'photos/*.jpg'.")
     ],
     weights: Annotated[
         Path | None, typer.Option(help="Weights of a detector (safetensors); default: the demonstration's.")
@@ -31,42 +31,216 @@ def detect(
     ] = Path("detections"),
     score_threshold: Annotated[float, typer.Option(help="Least score of what is reported.", min=0.0, max=1.0)] = 0.5,
     device: Annotated[str, typer.Option(help='Where to run, such as "cpu" or "cuda".')] = "cpu",
+    batch_size: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 1,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Look into the folders of folders.")] = False,
+    pictures: Annotated[bool, typer.Option(help="Write annotated pictures and videos.")] = True,
+    single: Annotated[bool, typer.Option("--json/--no-json", help="Write a JSON file for every picture.")] = True,
+    coco: Annotated[
+        Path | None, typer.Option(help="Also write all detections in COCO's results format.", dir_okay=False)
+    ] = None,
+    coco_ids: Annotated[
+        Path | None,
+        typer.Option(help="COCO annotations whose ids of images and categories --coco uses.", dir_okay=False),
+    ] = None,
+    every: Annotated[int, typer.Option(help="Of a video, the first of every so many frames.", min=1)] = 1,
 ) -> None:
-    """Detect objects on pictures: one annotated PNG and one JSON file for each.
+    """Detect objects on pictures: one annotated PNG and one JSON file for each; likewise for each video.
 
-    A picture that cannot be read is reported and skipped, the others are done, and the exit code is 1.
+    What cannot be read is reported and skipped, the others are done, and the exit code is 1.
     """
-    from fasterrcnn.data.transforms import read_image
-    from fasterrcnn.visualize import draw
+    from fasterrcnn.data.inputs import Failure, find_files, read_pictures
+    from fasterrcnn.data.results import CocoResults
 
+    if coco_ids is not None and coco is None:
+        raise typer.BadParameter("belongs to --coco FILE", param_hint="--coco-ids")
     if weights is None:
         from fasterrcnn.demo.recipe import WEIGHTS as weights
     model = load_detector(weights, device)
-    names = model.class_names or ()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise typer.BadParameter(str(error), param_hint="--out") from error
-    done, failed, taken = 0, 0, set()
-    for path in _expand(images):
-        try:
-            image = read_image(path)
-        except OSError as error:
-            failed += 1
-            errors.print(
-                f"Skipped {path}: {_reason(error)}", style="red", markup=False, highlight=False, soft_wrap=True
-            )
-            continue
-        detections = model.detect([image.to(device)], score_threshold=score_threshold)[0].to("cpu")
-        stem = _free_name(path.stem + _MARK, taken)
-        draw(image, detections, names).save(out / f"{stem}.png")
-        record = as_record(path, image.shape[-1], image.shape[-2], detections, names)
-        (out / f"{stem}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        done += 1
-        console.print(f"{path}: {_in_words(record)} → {out / stem}.png", markup=False, highlight=False, soft_wrap=True)
+    with reported():
+        results = CocoResults(tuple(model.class_names or ()), coco_ids) if coco is not None else None
+        paths = find_files(images, recursive=recursive)
+        place = {path: number for number, path in enumerate(paths, 1)}
+        writer = _Writer(out, tuple(model.class_names or ()), results, pictures=pictures, single=single, every=every)
+        failed: list[Failure] = []
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar, writer:
+            task = bar.add_task("detecting", total=len(paths))
+            for batch in _batches(read_pictures(paths, every=every), batch_size):
+                for item, found in _detect(model, batch, score_threshold, device):
+                    failure = found if isinstance(found, Failure) else writer(item, found)
+                    if failure is not None:
+                        failed.append(failure)
+                        told = f"Skipped {failure.path}: {failure.reason}"
+                        errors.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
+                    bar.update(task, completed=place[item.path])
+        if results is not None:
+            for path in results.write(coco):
+                console.print(f"{len(results.images)} images → {path}", markup=False, highlight=False, soft_wrap=True)
+    failed += writer.failed
+    done = len(writer.done)
     if failed or not done:
-        errors.print(f"{done} done, {failed} skipped.", markup=False, highlight=False)
+        errors.print(f"{done} done, {len(failed)} skipped.", markup=False, highlight=False)
         raise typer.Exit(1)
+
+
+def _batches(items: Iterator[Picture | Failure], size: int) -> Iterator[list[Picture | Failure]]:
+    batch: list[Picture | Failure] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _detect(
+    model: nn.Module, batch: list[Picture | Failure], threshold: float, device: str
+) -> Iterator[tuple[Picture | Failure, Detections | Failure]]:
+    """Detections in pixels of the images as read. Where a batch fails, each of it is tried alone."""
+    from fasterrcnn.data.inputs import Failure
+
+    good = [item for item in batch if not isinstance(item, Failure)]
+    found: dict[int, Detections | Failure] = {id(item): item for item in batch if isinstance(item, Failure)}
+    parts = [good] if good else []
+    while parts:
+        part = parts.pop()
+        try:
+            detections = model.detect([item.image.to(device) for item in part], score_threshold=threshold)
+            found.update((id(item), each.to("cpu")) for item, each in zip(part, detections, strict=True))
+        except (RuntimeError, ValueError, MemoryError) as error:  # such as too little memory for a batch
+            if len(part) > 1:
+                parts += [[item] for item in part]
+            else:
+                told = str(error).splitlines()[0] if str(error) else type(error).__name__
+                found[id(part[0])] = Failure(part[0].path, f"cannot be detected on: {told}")
+    return iter([(item, found[id(item)]) for item in batch])
+
+
+class _Writer:
+    """Writes what was found, per picture or per video, and says so.
+
+    Attributes:
+        done: the files something was written for, videos once.
+        failed: videos whose output could not be brought to its end.
+    """
+
+    def __init__(
+        self, out: Path, names: tuple[str, ...], results: Any, *, pictures: bool, single: bool, every: int
+    ) -> None:
+        self.out, self.names, self.results = out, names, results
+        self.pictures, self.single, self.every = pictures, single, every
+        self.done: list[Path] = []
+        self.failed: list[Failure] = []
+        self._taken: set[str] = set()
+        self._video: _Video | None = None
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_video()
+
+    def __call__(self, item: Picture, found: Detections) -> Failure | None:
+        """Writes one picture or frame; a failure where that is not possible."""
+        from fasterrcnn.data.inputs import Failure
+        from fasterrcnn.image_batch import scale_boxes
+        from fasterrcnn.types import Detections
+        from fasterrcnn.visualize import draw
+
+        original = Detections(
+            scale_boxes(found.boxes, tuple(item.image.shape[-2:]), item.size), found.labels, found.scores
+        )
+        record = as_record(item.path, item.size[1], item.size[0], original, self.names)
+        try:
+            if self.results is not None:
+                self.results.add(item.path, item.size, original, item.frame)
+            drawn = draw(item.image, found, self.names, enlarge=item.frame is None) if self.pictures else None
+            if item.frame is not None:
+                self._add_frame(item, record, drawn)
+                return None
+            self._end_video()
+            stem = self._free_name(item.path)
+            if drawn is not None:
+                drawn.save(self.out / f"{stem}.png")
+            if self.single:
+                (self.out / f"{stem}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        except (OSError, ValueError) as error:
+            return Failure(item.path, f"cannot write what was found: {error}")
+        self.done.append(item.path)
+        target = f" → {self.out / stem}.{'png' if drawn is not None else 'json'}" if drawn or self.single else ""
+        console.print(f"{item.path}: {_in_words(record)}{target}", markup=False, highlight=False, soft_wrap=True)
+        return None
+
+    def _add_frame(self, item: Picture, record: dict[str, Any], drawn: Any) -> None:
+        if self._video is None or self._video.path != item.path or item.frame == 0:
+            self._end_video()
+            self._video = _Video(item.path, self.out / self._free_name(item.path), self.every)
+            self.done.append(item.path)
+        self._video.add({"frame": item.frame, "detections": record["detections"]}, record, drawn)
+
+    def _end_video(self) -> None:
+        from fasterrcnn.data.inputs import Failure
+
+        video, self._video = self._video, None
+        if video is None:
+            return
+        try:
+            video.close(self.single)
+        except Exception as error:  # any encoder's own kind
+            self.failed.append(Failure(video.path, str(error)))
+            errors.print(f"Cannot finish {video.stem}: {error}", style="red", markup=False, highlight=False)
+            return
+        told = f"{video.path}: {len(video.frames)} frames → {video.stem}.*"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
+
+    def _free_name(self, path: Path) -> str:
+        """The stem, or stem-2, stem-3 … when an earlier picture of this run has it, in whatever case."""
+        from fasterrcnn.data.inputs import MARK
+
+        name, number = path.stem + MARK, 1
+        while name.lower() in self._taken:
+            number += 1
+            name = f"{path.stem}{MARK}-{number}"
+        self._taken.add(name.lower())
+        return name
+
+
+class _Video:
+    """The output for one video: an annotated one as MP4, and one JSON file with all frames."""
+
+    def __init__(self, path: Path, stem: Path, every: int) -> None:
+        self.path, self.stem, self.every = path, stem, every
+        self.frames: list[dict[str, Any]] = []
+        self._head: dict[str, Any] = {}
+        self._file: Any = None
+
+    def add(self, frame: dict[str, Any], record: dict[str, Any], drawn: Any) -> None:
+        import imageio.v3 as imageio
+        import numpy as np
+
+        from fasterrcnn.data.inputs import frame_rate
+
+        self.frames.append(frame)
+        self._head = {key: record[key] for key in ("image", "width", "height")}
+        if drawn is None:
+            return
+        if self._file is None:
+            self._file = imageio.imopen(self.stem.with_name(f"{self.stem.name}.mp4"), "w", plugin="pyav")
+            self._file.init_video_stream("libx264", fps=max(1, round(frame_rate(self.path) / self.every)))
+        pixels = np.asarray(drawn)
+        # The codec halves the colour planes, so sides must be even.
+        self._file.write_frame(np.pad(pixels, ((0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)), "edge"))
+
+    def close(self, single: bool) -> None:
+        if self._file is not None:
+            self._file.close()
+        if single:
+            text = json.dumps({**self._head, "frames": self.frames}) + "\n"
+            self.stem.with_name(f"{self.stem.name}.json").write_text(text, encoding="utf-8")
 
 
 def as_record(
@@ -93,51 +267,6 @@ def as_record(
             for box, label, score in found
         ],
     }
-
-
-def _expand(arguments: list[str]) -> Iterator[Path]:
-    """Files named by the arguments, in their order: folders give the pictures directly in them, patterns what they
-    match.
-
-    A pattern or folder without any picture is yielded as it is, so that it is reported like a missing file.
-    """
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            found = sorted(
-                file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.stem.endswith(_MARK)
-            )
-        elif not path.exists() and any(mark in argument for mark in "*?["):
-            found = sorted(file for file in _glob(argument) if not file.stem.endswith(_MARK))
-        else:
-            found = [path]
-        yield from found or [path]
-
-
-def _glob(pattern: str) -> Iterator[Path]:
-    import glob
-
-    return (Path(match) for match in glob.glob(pattern, recursive=True) if Path(match).is_file())
-
-
-def _free_name(stem: str, taken: set[str]) -> str:
-    """The stem, or stem-2, stem-3 … when an earlier picture of this run has it, in whatever case."""
-    name, number = stem, 1
-    while name.lower() in taken:
-        number += 1
-        name = f"{stem}-{number}"
-    taken.add(name.lower())
-    return name
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, IsADirectoryError):
-        return "a folder without pictures"
-    if type(error).__name__ == "UnidentifiedImageError":
-        return "not a picture"
-    return str(error)
 
 
 def _in_words(record: dict[str, Any]) -> str:

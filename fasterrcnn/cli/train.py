@@ -7,20 +7,26 @@ from typing import Annotated
 
 import typer
 
-from fasterrcnn.cli.common import check_device, console, reported, threads
+from fasterrcnn.cli.common import DATA_HELP, check_device, console, reported, threads
 
 
 def train(
     out: Annotated[Path, typer.Option(help="Folder for weights, checkpoint, curves, configuration.", file_okay=False)],
     system: Annotated[str | None, typer.Option(help='A system, such as "classic_vgg16".')] = None,
     backbone: Annotated[str | None, typer.Option(help='Trunk instead of the system\'s own, such as "tiny".')] = None,
-    data: Annotated[str | None, typer.Option(help='Data set: "shapes" (default) or "scenes".')] = None,
+    data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
     config: Annotated[
         Path | None, typer.Option(help="Configuration (TOML); `fasterrcnn config` prints one.", dir_okay=False)
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value, such as train.lr=0.01; may be repeated.")
     ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Initial weights: any file docs/weights.md names.", dir_okay=False)
+    ] = None,
+    new_predictors: Annotated[
+        bool, typer.Option("--new-predictors", help="Without those of the last layers: the classes are others.")
+    ] = False,
     resume: Annotated[bool, typer.Option(help="Go on from a checkpoint in the folder, if there is one.")] = True,
     device: Annotated[str, typer.Option(help='Where to train, such as "cpu" or "cuda".')] = "cpu",
     thread_count: Annotated[
@@ -48,7 +54,15 @@ def train(
         )
         with threads(thread_count, parameters):
             console.print(f"{chosen.system}, {parameters / 1e6:.2f} M parameters, on {device} → {out}", highlight=False)
-            result = run_training(chosen, out, resume=resume, device=device, console=console)
+            result = run_training(
+                chosen,
+                out,
+                resume=resume,
+                device=device,
+                console=console,
+                weights=weights,
+                new_predictors=new_predictors,
+            )
     found = result.evaluation.voc.mean
     console.print(
         f"{result.steps} steps, {result.seconds:.0f} s, mAP@0.5 {found:.3f}. Weights: {result.weights}; best, of step "

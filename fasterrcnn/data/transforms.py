@@ -1,44 +1,11 @@
-"""The few image operations every data set needs: files to tensors, tensors to pictures, mirroring with boxes."""
+"""Tensors to pictures, and mirroring with boxes; files to tensors are in :mod:`fasterrcnn.data.images`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fasterrcnn.types import Target
-
-
-def read_image(path: str | Path) -> torch.Tensor:
-    """Read a picture file as float32 [3, H, W], RGB in 0…1.
-
-    Rotates as the EXIF orientation says, so that boxes agree with what a viewer shows; transparent pixels are put on
-    black, 16-bit gray is scaled to 8 bits.
-
-    Raises:
-        OSError: the file is missing, unreadable or no picture (``PIL.UnidentifiedImageError`` is an OSError).
-    """
-    with Image.open(path) as image:
-        try:
-            image.load()
-        except (
-            SyntaxError,
-            ValueError,
-            EOFError,
-            Image.DecompressionBombError,
-        ) as error:  # what Pillow raises for damaged data
-            raise OSError(f"{path}: damaged picture ({error})") from error
-        return to_tensor(ImageOps.exif_transpose(image))
-
-
-def to_tensor(image: Image.Image) -> torch.Tensor:
-    """Pillow image of any mode to float32 [3, H, W], RGB in 0…1."""
-    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    pixels = np.array(image.convert("RGB"))  # a copy: torch wants writable memory
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float().div_(255)
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from fasterrcnn.data.cutouts import ASSETS
+from fasterrcnn.data.images import read_image
 from fasterrcnn.data.synthetic import SyntheticScenes
-from fasterrcnn.data.transforms import read_image
 from fasterrcnn.evaluation import AveragePrecision, match_detections, mean_average_precision
 from fasterrcnn.model import TwoStageDetector
 from fasterrcnn.types import Detections

@@ -56,7 +56,10 @@ def coco_average_precision(
     Args:
         detections: one per image, with ``boxes`` [D, 4] (x1, y1, x2, y2 in pixels), ``labels`` [D] (1…C) and
             ``scores`` [D], such as :class:`fasterrcnn.types.Detections`. The best 100 of an image count.
-        targets: one per image, with ``boxes`` [M, 4] and ``labels`` [M].
+        targets: one per image, with ``boxes`` [M, 4] and ``labels`` [M], and optionally ``crowd`` and ``difficult``
+            bool [M] and ``area`` [M]. Crowds are not to be found, and detections inside them do not count; VOC's
+            difficult objects are treated likewise. Areas decide between small, medium and large; by default those of
+            the boxes.
         num_classes: C, background not counted.
         backend: "faster-coco-eval" or "pycocotools".
 
@@ -76,7 +79,7 @@ def coco_average_precision(
             item.boxes.detach().cpu().tolist(), item.labels.tolist(), item.scores.detach().cpu().tolist(), strict=True
         )
     ]
-    if not found or not any(len(target["labels"]) for target in targets):
+    if not found or not any(bool((~ignored(target)).any()) for target in targets):
         return _without_detections(targets, num_classes)
     with contextlib.redirect_stdout(io.StringIO()):  # they print what we return
         truth = dataset()
@@ -117,7 +120,8 @@ def _evaluator(backend: str) -> tuple[Any, Any]:
 def _ground_truth(targets: Sequence[Mapping[str, torch.Tensor]], num_classes: int) -> dict[str, Any]:
     annotations = []
     for image, target in enumerate(targets, 1):
-        for box, label in zip(target["boxes"].tolist(), target["labels"].tolist(), strict=True):
+        items = (target["boxes"].tolist(), target["labels"].tolist(), ignored(target).tolist(), _areas(target).tolist())
+        for box, label, crowd, area in zip(*items, strict=True):
             x, y, width, height = _xywh(box)
             annotations.append(
                 {
@@ -125,8 +129,8 @@ def _ground_truth(targets: Sequence[Mapping[str, torch.Tensor]], num_classes: in
                     "image_id": image,
                     "category_id": label,
                     "bbox": [x, y, width, height],
-                    "area": width * height,
-                    "iscrowd": 0,
+                    "area": area,
+                    "iscrowd": int(crowd),
                 }
             )
     return {
@@ -139,9 +143,10 @@ def _ground_truth(targets: Sequence[Mapping[str, torch.Tensor]], num_classes: in
 
 def _without_detections(targets: Sequence[Mapping[str, torch.Tensor]], num_classes: int) -> CocoPrecision:
     """The evaluators take no empty lists: 0 for what there is to find, NaN for what there is not."""
-    labels = torch.cat([target["labels"].cpu() for target in targets] or [torch.zeros(0, dtype=torch.int64)])
-    boxes = torch.cat([target["boxes"].cpu() for target in targets] or [torch.zeros(0, 4)]).double()
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    keep = [~ignored(target) for target in targets]
+    none = torch.zeros(0, dtype=torch.int64)
+    labels = torch.cat([none, *(target["labels"].cpu()[k] for target, k in zip(targets, keep, strict=True))])
+    area = torch.cat([none.double(), *(_areas(target)[k] for target, k in zip(targets, keep, strict=True))])
 
     def zero(present: torch.Tensor) -> float:
         return 0.0 if bool(present.any()) else math.nan
@@ -150,6 +155,23 @@ def _without_detections(targets: Sequence[Mapping[str, torch.Tensor]], num_class
     sizes = [zero(area < 32**2), zero((area >= 32**2) & (area < 96**2)), zero(area >= 96**2)]
     classes = tuple(zero(labels == label) for label in range(1, num_classes + 1))
     return CocoPrecision(every, every, every, *sizes, every, classes, classes)
+
+
+def ignored(target: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """bool [M]: objects that are neither to be found nor wrong to find, difficult ones and crowds."""
+    result = torch.zeros(len(target["labels"]), dtype=torch.bool)
+    for key in ("difficult", "crowd"):
+        if key in target:
+            result |= target[key].cpu().bool()
+    return result
+
+
+def _areas(target: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """float64 [M], in pixels²."""
+    if "area" in target:
+        return target["area"].cpu().double()
+    boxes = target["boxes"].cpu().double()
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
 def _xywh(box: Sequence[float]) -> list[float]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
+from fasterrcnn.evaluation.coco import ignored
 from fasterrcnn_ops import box_iou
 
 
@@ -174,10 +175,7 @@ def precision_recall_curves(
         scores, verdicts, count = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)], 0
         for found, target in zip(detections, targets, strict=True):
             mine, truth = found.labels.cpu() == label, target["labels"].cpu() == label
-            difficult = target.get("difficult")
-            difficult = (
-                torch.zeros(int(truth.sum()), dtype=torch.bool) if difficult is None else difficult.cpu().bool()[truth]
-            )
+            difficult = ignored(target)[truth]
             count += int((~difficult).sum())
             image_scores = found.scores.detach().cpu().float()[mine]
             boxes = found.boxes.detach().cpu()[mine]
@@ -203,8 +201,8 @@ def mean_average_precision(
 
     Args:
         detections: one per image.
-        targets: one per image, with ``boxes`` [M, 4], ``labels`` int64 [M] (1…C) and optionally ``difficult`` bool
-            [M]: objects that are neither required nor counted against a detection.
+        targets: one per image, with ``boxes`` [M, 4], ``labels`` int64 [M] (1…C) and optionally ``difficult`` and
+            ``crowd``, both bool [M]: objects that are neither required nor counted against a detection.
         num_classes: C, background not counted.
         iou_threshold: 0…1.
         method: see :func:`average_precision`.

@@ -77,7 +77,7 @@ class PickledArray:
             raise RefusedPickle(f"an array of type {code!r}, which is none of numbers")
         raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
         sizes = self.shape if isinstance(self.shape, tuple) else (-1,)
-        if not isinstance(raw, (bytes, bytearray)) or not all(type(n) is int and n >= 0 for n in sizes):
+        if not isinstance(raw, (bytes, bytearray)) or not all(type(n) is int and 0 <= n < 1 << 62 for n in sizes):
             raise RefusedPickle("an array without a shape or without numbers")
         dtype = np.dtype(code)
         if len(sizes) > 32 or math.prod(sizes) * dtype.itemsize != len(raw):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from fasterrcnn.weights.files import FileContents, read_file
 from fasterrcnn.weights.stem import InputRule, fit_stem
 
 OWN = "this package"
+_PREDICTORS = re.compile(r"roi_heads\.box\.predictor\.|head\.(cls_loc|score)\.|roi_heads\.(loc|score)\.")
 _COUNTER = "num_batches_tracked"  # of BatchNorm; old files lack it, and nothing depends on it
 
 
@@ -44,7 +46,7 @@ class LoadReport:
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
-def load(model: nn.Module, path: str | Path) -> LoadReport:
+def load(model: nn.Module, path: str | Path, *, predictors: bool = True) -> LoadReport:
     """Loads a file of weights into a detector: this package's, or another project's after conversion.
 
     Known are the classic PyTorch family's state dicts, maskrcnn-benchmark's and detectron2's R50-C4 (``.pth`` and
@@ -55,6 +57,8 @@ def load(model: nn.Module, path: str | Path) -> LoadReport:
     Args:
         model: A detector made by :func:`fasterrcnn.build`, on any device.
         path: ``.safetensors``, a file of ``torch.save`` or a plain pickle. Nothing in it is run.
+        predictors: False leaves the layers that predict classes and boxes of RoIs as they are, for a training on other
+            classes than the file's.
 
     Returns:
         What was recognised, loaded, kept and left.
@@ -70,7 +74,7 @@ def load(model: nn.Module, path: str | Path) -> LoadReport:
         >>> torch.save({"model": model.state_dict()}, path)  # doctest: +SKIP
         >>> print(fasterrcnn.checkpoints.load(model, path))  # doctest: +SKIP
     """
-    return _load(model, read_file(path), path)
+    return _load(model, read_file(path), path, predictors)
 
 
 def load_pretrained(model: nn.Module, weights: str | Path | None = None) -> LoadReport:
@@ -156,7 +160,7 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(texts)
 
 
-def _load(model: nn.Module, contents: FileContents, source: str | Path) -> LoadReport:
+def _load(model: nn.Module, contents: FileContents, source: str | Path, predictors: bool = True) -> LoadReport:
     found = _recognised(model, contents, source)
     expected = model.state_dict()
     tensors = dict(found.whole)
@@ -174,12 +178,16 @@ def _load(model: nn.Module, contents: FileContents, source: str | Path) -> LoadR
         for name in [n for n in tensors if n.startswith("roi_heads.")]:
             found.left.append(found.names.get(name, name))
             del tensors[name]
+    if not predictors:
+        for name in [n for n in tensors if _PREDICTORS.match(n)]:
+            found.left.append(found.names.get(name, name))
+            del tensors[name]
     fit_box_columns(tensors, {name: tensor.shape for name, tensor in expected.items()}, found.notes)
-    optional = ()
+    optional = [] if predictors else [name for name in expected if _PREDICTORS.match(name)]
     if not found.heads and not found.whole:  # of a trunk alone
         prefixes = tuple(f"{p}." for p in (model.backbone_prefix, model.stage_prefix) if p)
         places = tuple(ours for _, ours in _places(model)) or prefixes
-        optional = [name for name in expected if not name.startswith(places)]
+        optional += [name for name in expected if not name.startswith(places)]
     check_state(model, tensors, source=source, optional=optional, names=found.names)
     model.load_state_dict(tensors, strict=False)
     return LoadReport(

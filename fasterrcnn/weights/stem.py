@@ -59,7 +59,7 @@ def fit_stem(trunk: dict[str, Tensor], theirs: InputRule, ours: InputRule) -> st
     Returns:
         What was done or is worth knowing, in words; None if the rules agree.
     """
-    if theirs == ours:
+    if theirs.in_words() == ours.in_words():  # files have float32
         return None
     if (theirs.channels, theirs.value_range) == (ours.channels, ours.value_range):
         return f"the file's trunk was trained on {theirs.in_words()}; this detector gives it {ours.in_words()}"

@@ -12,13 +12,15 @@ import gpu_acceptance
 import pytest
 import support
 import torch
-from gpu import report, stages
+from gpu import graphs, report, stages
 
+import fasterrcnn
+from fasterrcnn.build import SYSTEMS
 from fasterrcnn_ops import _library
 
 _library.load()
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("build", "tests", "sanitizer", "ceilings", "operators")
+STAGES = ("build", "tests", "sanitizer", "ceilings", "operators", "graphs")
 
 
 @pytest.fixture
@@ -234,3 +236,26 @@ def test_the_sanitizers_calls_run():
     module = stages.importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.operators(torch.device("cpu"))
+
+
+# --- graphs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:CudaGraphed:RuntimeWarning")
+def test_a_row_of_the_graphs_stage():
+    """On the CPU, where both sides are plain calls: in turns, medians, results compared."""
+    model = fasterrcnn.build("resnet50_c4", num_classes=3, backbone="tiny", min_size=None, max_size=None).eval()
+    taken = []
+
+    def wall(call):
+        call()
+        taken.append(len(taken) + 1.0)
+        return taken[-1]
+
+    row = graphs.measure(model, (1, 64, 64), wall, rounds=5)
+    assert (row["shape"], row["plain_ms"], row["graph_ms"]) == ([1, 64, 64], 5000.0, 6000.0)
+
+
+def test_graphs_are_measured_at_multiples_of_the_stride():
+    assert set(graphs.SHAPES) <= set(SYSTEMS)
+    assert all(side % 16 == 0 for shape in graphs.SHAPES.values() for side in shape[1:])

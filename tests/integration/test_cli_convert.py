@@ -1,4 +1,4 @@
-"""``fasterrcnn convert``: a foreign file to one of this package's."""
+"""Other projects' weights on the command line: ``fasterrcnn convert``, and ``fasterrcnn train --weights``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import torch
 from typer.testing import CliRunner
 
 from fasterrcnn import build, checkpoints, cli
+from fasterrcnn.config import default_config
 
 
-def run(*arguments, code=0):
-    result = CliRunner().invoke(cli.app, ["convert", *map(str, arguments)])
+def run(*arguments, command="convert", code=0):
+    result = CliRunner().invoke(cli.app, [command, *map(str, arguments)])
     assert result.exit_code == code, result.output + str(result.exception)
     return " ".join(result.output.split())
 
@@ -63,3 +64,23 @@ def test_errors(tmp_path):
     said = run(tmp_path / "a.pth", *common, "--num-classes", 2, "--class-names", tmp_path / "names.txt", code=2)
     assert "has 1 names for 2 classes" in said
     assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_training_from_weights_of_other_classes(tmp_path):
+    torch.manual_seed(5)
+    model = build("classic_vgg16", num_classes=7, backbone="tiny", **default_config("classic_vgg16", "tiny").model)
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "a.pth")
+    settings = {"train.steps": 1, "train.lr": 1e-12, "train.batch_size": 1, "train.warmup_steps": 0}
+    settings |= {"train_images": 2, "eval_images": 1, "data.size": [64, 64], "min_size": 64, "max_size": 64}
+    words = ["--weights", tmp_path / "a.pth", "--out", tmp_path / "run"]
+    words += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    said = run("--system", "classic_vgg16", "--backbone", "tiny", *words, command="train", code=2)
+    assert "the file is for 7 classes besides background, the detector has 3" in said
+    said = run("--system", "classic_vgg16", "--backbone", "tiny", *words, "--new-predictors", command="train")
+    assert "kept as they were: head.cls_loc.{weight, bias}, head.score.{weight, bias}" in said
+    trained = checkpoints.load_model(tmp_path / "run" / "model.safetensors")
+    assert trained.num_classes == 3
+    torch.testing.assert_close(trained.rpn.conv1.weight, model.rpn.conv1.weight, rtol=0, atol=1e-6)
+    # A run that goes on has weights of its own.
+    (tmp_path / "a.pth").unlink()
+    run("--system", "classic_vgg16", "--backbone", "tiny", *words, "--new-predictors", command="train")

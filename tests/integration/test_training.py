@@ -8,6 +8,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -74,6 +75,25 @@ def assert_same(first, second):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     return run(tmp_path_factory.mktemp("uninterrupted"))
+
+
+def test_batches_have_images_of_one_group(tmp_path):
+    """Of six images in two groups, every pass has three batches; only the one of what is left over is mixed."""
+
+    class Grouped(Rectangles):
+        groups = (0, 1, 0, 1, 0, 1)
+        read: ClassVar[list[int]] = []
+
+        def __getitem__(self, index):
+            self.read.append(index)
+            return super().__getitem__(index)
+
+    dataset = Grouped(6, 64)
+    run(tmp_path, dataset=dataset)
+    for epoch in (dataset.read[:6], dataset.read[6:]):
+        assert sorted(epoch) == list(range(6))
+        mixed = [dataset.groups[one] != dataset.groups[two] for one, two in zip(epoch[::2], epoch[1::2], strict=True)]
+        assert sum(mixed) == 1
 
 
 def test_learns_a_few_images_by_heart(tmp_path):
@@ -160,20 +180,25 @@ def test_resumes_to_the_same_numbers_after_a_crash(tmp_path, uninterrupted):
     assert list(history) == [5, 6]
     assert history == {step: uninterrupted[1][step] for step in (5, 6)}
     assert_same(parameters, uninterrupted[0])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt", "model.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "checkpoint.pt",
+        "checkpoint_previous.pt",
+        "model.safetensors",
+    ]
 
 
-def test_interrupting_saves_and_resumes(tmp_path, uninterrupted):
-    """Ctrl-C in step 3, between the checkpoints, finishes the step and saves it."""
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_saves_and_resumes(tmp_path, uninterrupted, number):
+    """Ctrl-C or SIGTERM in step 3, between the checkpoints, finishes the step and saves it."""
+    before = signal.getsignal(number)
 
     def interrupt(step, losses):
         if step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     with pytest.raises(KeyboardInterrupt, match="stopped after step 3"):
         run(tmp_path, on_step=interrupt)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
     parameters, history = run(tmp_path, model=small_model(seed=99))
     assert list(history) == [4, 5, 6]
     assert_same(parameters, uninterrupted[0])
@@ -193,19 +218,24 @@ def test_beginning_anew(tmp_path, uninterrupted):
     assert list(run(tmp_path, resume=False)[1]) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
-    run(tmp_path, replace(CONFIG, steps=2))
-    old = (tmp_path / "checkpoint.pt").read_bytes()
+def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch, uninterrupted):
+    """The disk is full at the second checkpoint: the first is still there, and from it the run goes on."""
+    save = torch.save
 
-    def full_disk(state, path):
-        Path(path).write_bytes(b"half")
-        raise OSError("no space left")
+    def full_disk(state, file):
+        if state["step"] == 4:
+            file.write(b"half")
+            raise OSError(28, "No space left on device")
+        save(state, file)
 
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="no space left"):
-        run(tmp_path, replace(CONFIG, steps=2), resume=False)
-    assert (tmp_path / "checkpoint.pt").read_bytes() == old
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full_disk)
+        with pytest.raises(OSError, match=r"no checkpoint of step 4.*No space left.*last good checkpoint is .*\.pt"):
+            run(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt", "model.safetensors"]
+    parameters, history = run(tmp_path, model=small_model(seed=99))
+    assert list(history) == [3, 4, 5, 6]
+    assert_same(parameters, uninterrupted[0])
 
 
 def test_another_configuration_does_not_resume(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -122,6 +121,9 @@ def test_foreign_files(saved, tmp_path):
         checkpoints.load_model(tmp_path / "text.safetensors")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         checkpoints.load_model(tmp_path / "none.safetensors")
+    torch.save({}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other\.pth is no detector of this package, .* `fasterrcnn convert`"):
+        checkpoints.load_model(tmp_path / "other.pth")
     rewrite(path, format="fasterrcnn 9")
     with pytest.raises(ValueError, match="its format is 'fasterrcnn 9'"):
         checkpoints.load_model(path)
@@ -131,12 +133,11 @@ def test_failed_save_keeps_the_old_file(saved, monkeypatch):
     model, path = saved
     old = path.read_bytes()
 
-    def full_disk(self, data):
-        self.open("wb").close()
-        raise OSError("no space left")
+    def full_disk(_):
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(OSError, match="no space left"):
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match=r"cannot write .*model\.safetensors: No space left"):
         checkpoints.save(model, path)
     assert path.read_bytes() == old
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]

@@ -131,7 +131,7 @@ def test_detectron2(tmp_path, suffix):
     report = checkpoints.load(model, tmp_path / f"model_final.{suffix}")
     assert report.family == "detectron2"
     assert set(report.left) == {"pixel_mean", "pixel_std", "proposal_generator.anchor_generator.cell_anchors.0"}
-    assert not [note for note in report.notes if "differs" in note]
+    assert not [note for note in report.notes if "differs" in note or "trained on" in note]
     # Its own order of anchors, sizes outside, is that of the rule "centered".
     assert_same(model, by_hand(detector(**DETECTRON2), trunk, background_first(rest)))
 
@@ -299,3 +299,18 @@ def test_an_rpn_of_its_own_takes_its_part(tmp_path):
     }
     assert torch.equal(model.rpn.head.cls_logits.bias, rest["logits", "bias"])
     assert torch.equal(model.backbone.body.layer3[5].conv3.weight, trunk[4, 5, 3, "conv"])
+
+
+def test_without_the_predictors(tmp_path):
+    """For other classes than the file's: everything but the last layers."""
+    tensors, trunk, _ = detectron2_file(15, CLASSES)
+    torch.save(tensors, tmp_path / "a.pth")
+    model = fasterrcnn.build("resnet50_c4", num_classes=7, **SMALL, **DETECTRON2)
+    before = model.roi_heads.box.predictor.cls_score.weight.clone()
+    report = checkpoints.load(model, tmp_path / "a.pth", predictors=False)
+    layers = [f"roi_heads.box.predictor.{layer}" for layer in ("cls_score", "bbox_pred")]
+    assert report.kept == tuple(f"{layer}.{part}" for layer in layers for part in ("weight", "bias"))
+    assert {f"roi_heads.box_predictor.bbox_pred.{part}" for part in ("weight", "bias")} < set(report.left)
+    assert torch.equal(model.roi_heads.box.predictor.cls_score.weight, before)
+    layer4 = model.roi_heads.box.feature_extractor.head.layer4
+    assert torch.equal(layer4[2].conv3.weight, trunk[5, 2, 3, "conv"])

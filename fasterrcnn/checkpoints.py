@@ -8,9 +8,7 @@ list or null), ``backbone`` (a name, or the class of a module) and ``overrides``
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from fasterrcnn.build import build
+from fasterrcnn.files import replacing
 from fasterrcnn.weights import LoadReport, load, load_state, read_safetensors
 
-__all__ = ["LoadReport", "load", "load_model", "replacing", "save"]
+__all__ = ["LoadReport", "load", "load_model", "save"]
 
 FORMAT = "fasterrcnn 1"
 WIDTHS = ("rpn_channels", "head_channels")  # arguments that are sizes of layers
@@ -32,7 +31,10 @@ def save(model: nn.Module, path: str | Path) -> None:
 
     Args:
         model: The detector. Its ``class_names`` are kept, if it has any.
-        path: Replaced in one go, so that an interruption never leaves half a file.
+        path: Replaced in one go: killed at any moment, or on a full disk, the old file or the new one is there.
+
+    Raises:
+        OSError: It cannot be written; the message names the file.
     """
     names = model.class_names
     metadata = {
@@ -44,9 +46,9 @@ def save(model: nn.Module, path: str | Path) -> None:
         "overrides": json.dumps(model.arguments),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(Path(path)) as temporary:
+    with replacing(path) as file:
         # Not save_file, whose files nobody else may read.
-        temporary.write_bytes(safetensors.torch.save(tensors, metadata=metadata))
+        file.write(safetensors.torch.save(tensors, metadata=metadata))
 
 
 def load_model(path: str | Path, *, backbone: nn.Module | None = None, device: torch.device | str = "cpu") -> nn.Module:
@@ -99,14 +101,3 @@ def _check_widths(path: Path, tensors: Mapping[str, Tensor], **widths: Any) -> N
     for name, width in widths.items():
         if any(isinstance(n, (int, float)) and n > largest for n in (width if isinstance(width, tuple) else (width,))):
             raise ValueError(f"{path} describes a detector with {name} {width}, but has no tensor of that size")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path next to ``path``, which it replaces when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fasterrcnn import checkpoints
 from fasterrcnn.data.coco import read_json
 from fasterrcnn.data.problems import DataError
+from fasterrcnn.files import write_text
 from fasterrcnn.types import Detections, Size
 
 
@@ -74,8 +74,7 @@ class CocoResults:
             files[path.with_name(f"{path.stem}_images.json")] = {"images": self.images, "categories": names}
         for file, content in files.items():
             file.parent.mkdir(parents=True, exist_ok=True)
-            with checkpoints.replacing(file) as temporary:
-                Path(temporary).write_text(json.dumps(content) + "\n", encoding="utf-8")
+            write_text(file, json.dumps(content) + "\n")
         return list(files)
 
     def _read_ids(self, path: Path) -> None:

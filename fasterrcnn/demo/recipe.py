@@ -11,8 +11,9 @@ from fasterrcnn import build, checkpoints
 from fasterrcnn.classic import FasterRCNN
 from fasterrcnn.data.cutouts import ASSETS
 from fasterrcnn.data.synthetic import SyntheticScenes
-from fasterrcnn.training.loop import CHECKPOINT, TrainConfig, train
+from fasterrcnn.training.checkpoint import forget_checkpoints
 from fasterrcnn.training.loop import WEIGHTS as FULL_PRECISION_WEIGHTS
+from fasterrcnn.training.loop import TrainConfig, train
 
 WEIGHTS = ASSETS / "demo_tiny.safetensors"
 SEED = 1
@@ -55,6 +56,6 @@ def train_detector(out_dir: Path, config: TrainConfig = TRAINING, *, progress: b
     train(model, scenes, out_dir, config, progress=progress)
     path = out_dir / WEIGHTS.name
     checkpoints.save(copy.deepcopy(model).half(), path)
-    for leftover in (CHECKPOINT, FULL_PRECISION_WEIGHTS):  # so that the next call starts anew instead of ending at once
-        (out_dir / leftover).unlink(missing_ok=True)
+    forget_checkpoints(out_dir)  # so that the next call starts anew instead of ending at once
+    (out_dir / FULL_PRECISION_WEIGHTS).unlink(missing_ok=True)
     return path

@@ -15,6 +15,7 @@ from torch import nn
 from fasterrcnn.data.dataset import DetectionDataset
 from fasterrcnn.evaluation.coco import CocoPrecision, coco_average_precision
 from fasterrcnn.evaluation.voc_ap import AveragePrecision, PrecisionRecall, precision_recall_curves, summarise
+from fasterrcnn.files import write_text
 from fasterrcnn.types import Detections, Target
 
 
@@ -66,7 +67,7 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Writes :meth:`as_record` as JSON."""
-        path.write_text(json.dumps(self.as_record(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(self.as_record(), indent=2, allow_nan=False) + "\n")
 
 
 def evaluate(

@@ -41,6 +41,11 @@ class TrainingProgress(Progress):
         self.numbers = Text(in_words(losses, rate), style="dim")
 
 
+def warn(console: Console, message: str) -> None:
+    """Says what the user should know and may do nothing about."""
+    console.print(f"Warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 def in_words(losses: dict[str, float], rate: float) -> str:
     """Losses and rate in one line, the sum first: "loss 1.234 = objectness 0.500 + …, rate 1.0e-03"."""
     terms = [f"{name.removeprefix('loss_')} {value:.3f}" for name, value in losses.items() if name != "loss"]

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fasterrcnn import checkpoints
 from fasterrcnn.build import build
+from fasterrcnn.files import replacing
 from fasterrcnn.types import Target
 from fasterrcnn.weights import load_state
 
@@ -92,8 +92,8 @@ def save_failed_step(failed: FailedStep, out_dir: Path) -> Path:
     path = out_dir / f"failed_step_{failed.step:06d}.pt"
     # Not asdict, which would copy every tensor.
     content = {field.name: getattr(failed, field.name) for field in fields(failed)}
-    with checkpoints.replacing(path) as temporary:
-        torch.save(content, temporary)
+    with replacing(path) as file:
+        torch.save(content, file)
     return path
 
 

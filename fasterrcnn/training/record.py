@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from fasterrcnn.files import write_text
 
 LOG = "log.jsonl"
 CURVES = "tensorboard"
@@ -29,10 +32,10 @@ class Recorder:
         out_dir.mkdir(parents=True, exist_ok=True)
         path = out_dir / LOG
         kept = [entry for entry in read_log(path) if entry["step"] <= first_step] if first_step else []
-        self._file = path.open("w", encoding="utf-8")
-        for entry in kept:
-            self._write(entry)
-        self._file.flush()
+        # In one go: the lines kept must survive being killed here.
+        write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        # Line by line, so that a killed process loses none it wrote.
+        self._file = path.open("a", encoding="utf-8", buffering=1)
         self._writer = _summary_writer(out_dir / CURVES, first_step) if curves else None
         self.has_curves = self._writer is not None
 
@@ -48,6 +51,7 @@ class Recorder:
     def flush(self) -> None:
         """Puts everything on the disk."""
         self._file.flush()
+        os.fsync(self._file.fileno())
         if self._writer is not None:
             self._writer.flush()
 

@@ -1,7 +1,8 @@
 """A whole training from a configuration: data, detector, evaluation on the way, and everything written to one folder.
 
 The folder gets ``config.toml``, ``model.safetensors`` (the last weights), ``best.safetensors`` (the best of all
-evaluations), ``checkpoint.pt``, ``log.jsonl``, ``tensorboard/`` and, at the end, ``evaluation.json``.
+evaluations), ``checkpoint.pt`` and ``checkpoint_previous.pt``, ``log.jsonl``, ``tensorboard/`` and, at the end,
+``evaluation.json``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import shutil
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,8 +26,10 @@ from fasterrcnn.data.catalog import has_splits, open_dataset
 from fasterrcnn.data.dataset import DetectionDataset
 from fasterrcnn.evaluation.report import as_table
 from fasterrcnn.evaluation.run import Evaluation, evaluate
-from fasterrcnn.training.display import in_words
-from fasterrcnn.training.loop import CHECKPOINT, WEIGHTS, checkpoint_step, train
+from fasterrcnn.files import write_text
+from fasterrcnn.training.checkpoint import forget_checkpoints, last_checkpoint
+from fasterrcnn.training.display import in_words, warn
+from fasterrcnn.training.loop import WEIGHTS, train
 from fasterrcnn.training.record import CURVES, LOG, Recorder, read_log
 from fasterrcnn.training.schedule import learning_rate
 
@@ -132,7 +136,9 @@ def run_training(
         new_predictors: Leave out those of the layers that predict classes and boxes, for other classes than the file's.
 
     Raises:
-        ValueError: A configuration its system refuses, or another one than the checkpoint's; weights that do not fit.
+        ValueError: A configuration its system refuses, or another one than the checkpoint's; weights that do not fit;
+            or all checkpoints are damaged.
+        OSError: Something cannot be written; the last good checkpoint is still there.
         NonFiniteError: See :func:`fasterrcnn.training.loop.train`.
         KeyboardInterrupt: Stopped by Ctrl-C; the same call goes on.
     """
@@ -142,16 +148,17 @@ def run_training(
     training, validation = open_split(config, "train"), open_split(config, "val")
     _report_data(training, validation, config.data.name, console)
     model = build_detector(config, len(training.class_names)).to(device)
-    first = checkpoint_step(out_dir / CHECKPOINT) if resume else 0
+    out_dir.mkdir(parents=True, exist_ok=True)
+    state = last_checkpoint(out_dir, partial(warn, console)) if resume else None
+    first = 0 if state is None else state["step"]
     if weights is not None and not first:
         report = checkpoints.load(model, weights, predictors=not new_predictors)
         console.print(str(report), markup=False, highlight=False, soft_wrap=True)
-    out_dir.mkdir(parents=True, exist_ok=True)
     if first:
         _check_same_run(out_dir / CONFIG, config)
     else:
         _forget(out_dir)
-        (out_dir / CONFIG).write_text(to_toml(config), encoding="utf-8")
+        write_text(out_dir / CONFIG, to_toml(config))
     total = config.train.total_steps(len(training))
     every = _evaluation_interval(config, len(training))
     with Recorder(out_dir, first) as recorder:
@@ -166,7 +173,7 @@ def run_training(
 
         def on_step(step: int, losses: dict[str, float]) -> None:
             if step == first + 1:  # not before the loop has accepted the checkpoint
-                (out_dir / CONFIG).write_text(to_toml(config), encoding="utf-8")
+                write_text(out_dir / CONFIG, to_toml(config))
             rate = learning_rate(config.train, step - 1, total)
             recorder.step(step, losses, rate)
             if not console.is_terminal and (step % max(1, total // LINES) == 0 or step == total):
@@ -201,9 +208,12 @@ class _Judge:
         self.model, self.dataset, self.config, self.recorder = model, dataset, config.eval, recorder
         self.path = out_dir / BEST
         self.best, self.best_step = -1.0, 0
-        if self.path.exists():  # earlier evaluations count, up to the checkpoint
-            for entry in read_log(out_dir / LOG):
-                if entry["kind"] == "eval" and entry["step"] <= first and entry["map_50"] > self.best:
+        self.noted: set[int] = set()
+        # Earlier evaluations count, up to the checkpoint.
+        for entry in read_log(out_dir / LOG):
+            if entry["kind"] == "eval" and entry["step"] <= first:
+                self.noted.add(entry["step"])
+                if entry["map_50"] > self.best and self.path.exists():
                     self.best, self.best_step = entry["map_50"], entry["step"]
 
     def __call__(self, step: int) -> Evaluation:
@@ -212,7 +222,8 @@ class _Judge:
             self.model, self.dataset, batch_size=options.batch_size, score_threshold=options.score_threshold
         )
         score = 0.0 if math.isnan(found.voc.mean) else found.voc.mean
-        self.recorder.evaluation(step, {"map_50": score, "map_coco": _number(found.coco.mean)})
+        if step not in self.noted:
+            self.recorder.evaluation(step, {"map_50": score, "map_coco": _number(found.coco.mean)})
         if score > self.best:
             self.best, self.best_step = score, step
             checkpoints.save(self.model, self.path)
@@ -247,6 +258,7 @@ def _check_same_run(path: Path, config: RunConfig) -> None:
 
 def _forget(out_dir: Path) -> None:
     """Removes what an earlier run of another kind left, so that nothing of it is taken for this one's."""
-    for name in (CHECKPOINT, WEIGHTS, BEST, LOG, EVALUATION):
+    forget_checkpoints(out_dir)  # first: killed after it, a run begins anew
+    for name in (WEIGHTS, BEST, LOG, EVALUATION):
         (out_dir / name).unlink(missing_ok=True)
     shutil.rmtree(out_dir / CURVES, ignore_errors=True)

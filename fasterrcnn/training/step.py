@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 from fasterrcnn.training.failure import NonFiniteError
 from fasterrcnn.training.schedule import TrainConfig, learning_rate, make_optimizer
 from fasterrcnn.types import Target
+from fasterrcnn.weights import load_state
 
 
 class Stepper:
@@ -70,6 +74,25 @@ class Stepper:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return values
+
+    def state(self) -> dict[str, Any]:
+        """What going on needs, for :meth:`restore`."""
+        return {
+            "config": asdict(self.config),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any], *, source: Path) -> None:
+        """Goes back to a state.
+
+        Raises:
+            ValueError: It is another model's; the message names the source and what does not fit.
+        """
+        load_state(self.model, state["model"], source=source)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
 
 
 def _advice(rate: float) -> str:

@@ -164,6 +164,20 @@ def test_training_says_what_was_wrong_and_what_to_do(tmp_path):
     run(*single, "--set", "train_split=all", "--set", "eval_split=all", "--set", "train.steps=1")
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_is_cut_off_stops_with_its_name(tmp_path, workers):
+    root = voc_folder(tmp_path / "voc", {name: voc_xml(voc_object()) for name in "ab"})
+    damaged = root / "JPEGImages/b.jpg"
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    command = ("train", "--system", "resnet50_c4", "--backbone", "tiny", "--data", f"voc:{root}", "--out", tmp_path)
+    options = settings(**{"train.num_workers": workers, "eval_split": "train"})
+    said = run(*command, *options, code=2)
+    assert "b.jpg: damaged picture" in said
+    assert "data.verify=pixels leaves them out" in said
+    said = run(*command, *options, "--no-resume", "--set", "data.verify=pixels", "--set", "train.batch_size=1")
+    assert "1 × damaged image" in said
+
+
 def test_splits_of_different_classes_are_refused_before_training(tmp_path):
     for split, name in (("train", "yak"), ("val", "dog")):
         content = coco_content(2)

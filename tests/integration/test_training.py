@@ -180,20 +180,25 @@ def test_resumes_to_the_same_numbers_after_a_crash(tmp_path, uninterrupted):
     assert list(history) == [5, 6]
     assert history == {step: uninterrupted[1][step] for step in (5, 6)}
     assert_same(parameters, uninterrupted[0])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt", "model.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "checkpoint.pt",
+        "checkpoint_previous.pt",
+        "model.safetensors",
+    ]
 
 
-def test_interrupting_saves_and_resumes(tmp_path, uninterrupted):
-    """Ctrl-C in step 3, between the checkpoints, finishes the step and saves it."""
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_saves_and_resumes(tmp_path, uninterrupted, number):
+    """Ctrl-C or SIGTERM in step 3, between the checkpoints, finishes the step and saves it."""
+    before = signal.getsignal(number)
 
     def interrupt(step, losses):
         if step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     with pytest.raises(KeyboardInterrupt, match="stopped after step 3"):
         run(tmp_path, on_step=interrupt)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
     parameters, history = run(tmp_path, model=small_model(seed=99))
     assert list(history) == [4, 5, 6]
     assert_same(parameters, uninterrupted[0])
@@ -213,19 +218,24 @@ def test_beginning_anew(tmp_path, uninterrupted):
     assert list(run(tmp_path, resume=False)[1]) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
-    run(tmp_path, replace(CONFIG, steps=2))
-    old = (tmp_path / "checkpoint.pt").read_bytes()
+def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch, uninterrupted):
+    """The disk is full at the second checkpoint: the first is still there, and from it the run goes on."""
+    save = torch.save
 
-    def full_disk(state, path):
-        Path(path).write_bytes(b"half")
-        raise OSError("no space left")
+    def full_disk(state, file):
+        if state["step"] == 4:
+            file.write(b"half")
+            raise OSError(28, "No space left on device")
+        save(state, file)
 
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="no space left"):
-        run(tmp_path, replace(CONFIG, steps=2), resume=False)
-    assert (tmp_path / "checkpoint.pt").read_bytes() == old
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full_disk)
+        with pytest.raises(OSError, match=r"no checkpoint of step 4.*No space left.*last good checkpoint is .*\.pt"):
+            run(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt", "model.safetensors"]
+    parameters, history = run(tmp_path, model=small_model(seed=99))
+    assert list(history) == [3, 4, 5, 6]
+    assert_same(parameters, uninterrupted[0])
 
 
 def test_another_configuration_does_not_resume(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -134,12 +133,11 @@ def test_failed_save_keeps_the_old_file(saved, monkeypatch):
     model, path = saved
     old = path.read_bytes()
 
-    def full_disk(self, data):
-        self.open("wb").close()
-        raise OSError("no space left")
+    def full_disk(_):
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(OSError, match="no space left"):
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match=r"cannot write .*model\.safetensors: No space left"):
         checkpoints.save(model, path)
     assert path.read_bytes() == old
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]

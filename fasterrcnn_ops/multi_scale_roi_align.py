@@ -61,8 +61,8 @@ def multi_scale_roi_align(
     Note:
         Edge cases (no RoIs, NaN, outside, gigantic) are those of :func:`fasterrcnn_ops.roi_align`. An RoI inverted
         along one axis has no size and is read from the finest level. Differentiable in every level, twice too; not in
-        ``boxes``. A level without RoIs receives a gradient of zeros. Deterministic. On CUDA
-        a pyramid has at most 16 levels.
+        ``boxes``. A level without RoIs receives a gradient of zeros. Deterministic. On CUDA a
+        pyramid has at most 16 levels.
 
     Source:
         Lin et al., "Feature Pyramid Networks for Object Detection", 2017, equation 1.

@@ -32,9 +32,7 @@ OPERATORS = (
     *("match_boxes", "multi_scale_roi_align_forward", "multi_scale_roi_align_backward"),
 )
 # These are compositions of torch operations, or of the ones above, on CUDA.
-COMPOSED = (
-    *("box_iou_backward", "soft_nms", "generate_proposals", "select_detections"),
-)
+COMPOSED = (*("box_iou_backward", "soft_nms", "generate_proposals", "select_detections"),)
 # Run in a process of its own: prints the operators without a CUDA kernel, as JSON.
 LIST_MISSING = f"""
 import json, torch, fasterrcnn_ops

@@ -15,7 +15,7 @@ using frcnn::RoiAlignParams;
 // Levels of 1/4, 1/8, … of an input of `height` x `width` pixels, rounded up.
 struct Scene {
   int levels = 3;
-  std::int64_t images = 2, channels = 4, height = 70, width = 100, rois = 12, pooled_height = 3, pooled_width = 2;
+  std::int64_t images = 2, channels = 4, height = 45, width = 70, rois = 9, pooled_height = 3, pooled_width = 2;
   bool channels_last = false, aligned = true;
   std::int64_t sampling_ratio = 2;
 
@@ -53,7 +53,7 @@ std::vector<T> rois_of_all_sizes(Random& random, const Scene& s, Rois kind) {
   if (kind == Rois::kHostile) return random_rois<T>(random, s.rois, kind, s.images, s.height, s.width, 1.0);
   std::vector<T> rois;
   for (std::int64_t k = 0; k < s.rois; ++k) {
-    const double side = std::exp2(random.uniform(1, 6.3)), x = random.uniform(-5, 90), y = random.uniform(-5, 60);
+    const double side = std::exp2(random.uniform(1, 6.3)), x = random.uniform(-5, 60), y = random.uniform(-5, 40);
     for (const double value : {static_cast<double>(k % s.images), x, y, x + side, y + side * random.uniform(0.5, 2)}) {
       rois.push_back(static_cast<T>(value));
     }
@@ -149,9 +149,9 @@ void check_both(std::uint64_t seed) {
 }
 
 CASE(float32) { check_both<float>(1); }
-CASE(float64) { check_both<double>(2); }
+SLOW_CASE(float64) { check_both<double>(2); }
 CASE(half) { check_both<__half>(3); }
-CASE(bfloat16) { check_both<__nv_bfloat16>(4); }
+SLOW_CASE(bfloat16) { check_both<__nv_bfloat16>(4); }
 
 CASE(hostile_rois) {
   Random random(5);

@@ -1,7 +1,8 @@
 """A whole detector on the CPU: the C4 system, from image to detections.
 
 Rivals: the same modules on torchvision's operators in contiguous float32 ("torchvision"), and the plain
-``model.detect`` ("reference"). Ours is ``model.optimize_for_inference(dtype)``.
+``model.detect`` ("reference"). Ours is ``model.optimize_for_inference(dtype)``. Of the fixed-capacity form ours is
+``forward_padded`` of images batched before, where the reference goes from a list to a list.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import nn
 
 import fasterrcnn
 from fasterrcnn.backbone.resnet import Bottleneck
+from fasterrcnn.types import Detections, PaddedDetections
 
 IMAGE = (800, 1066)
 
@@ -57,3 +59,24 @@ def test_c4(race, dtype):
     }
     name = "float32" if dtype == torch.float32 else "bfloat16"
     race(f"detector/resnet50_c4_{name}", implementations, same_scores(1e-3 if dtype == torch.float32 else 2e-2))
+
+
+@pytest.mark.parametrize("images", [1, 4])
+def test_padded(race, images):
+    """With a small trunk, so that what surrounds the convolutions shows."""
+    torch.manual_seed(0)
+    model = fasterrcnn.build("classic_resnet50", num_classes=20, backbone="tiny", score_threshold=0.04).eval()
+    generator = torch.Generator().manual_seed(1)
+    batch = [torch.rand(3, 320, 480, generator=generator) for _ in range(images)]
+
+    def padded() -> PaddedDetections:
+        with torch.no_grad():
+            collated = model.batcher.collate(batch)
+            return model.forward_padded(collated.images, collated.image_sizes(), collated.image_scales())
+
+    def same(found: PaddedDetections, expected: list[Detections]) -> None:
+        assert found.count.tolist() == [len(detections) for detections in expected]
+        for scores, detections in zip(found.scores, expected, strict=True):
+            assert torch.equal(scores[: len(detections)], detections.scores)
+
+    race(f"detector/padded_{images}_images", {"ours": padded, "reference": lambda: model.detect(batch)}, same)

@@ -7,8 +7,9 @@ from fasterrcnn.build import build, default_arguments
 from fasterrcnn.classic import FasterRCNN
 from fasterrcnn.cuda_graphs import CudaGraphed
 from fasterrcnn.generalized import GeneralizedRCNN
+from fasterrcnn.padded import PaddedDetector
 from fasterrcnn.stepwise import StepwiseRCNN
-from fasterrcnn.types import Detections
+from fasterrcnn.types import Detections, PaddedDetections
 from fasterrcnn_ops import __version__
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "Detections",
     "FasterRCNN",
     "GeneralizedRCNN",
+    "PaddedDetections",
+    "PaddedDetector",
     "StepwiseRCNN",
     "__version__",
     "build",

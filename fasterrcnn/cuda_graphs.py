@@ -102,7 +102,8 @@ class CudaGraphed:
             "max_detections": max_detections,
         }
         self.device = model.device
-        if self.device.type != "cuda":
+        self._has_graphs = _has_graphs(self.device)
+        if not self._has_graphs:
             warnings.warn(
                 f"CudaGraphed: the model is on {self.device}, where there are no CUDA graphs; the same is computed by "
                 "plain calls, which is no faster",
@@ -112,7 +113,7 @@ class CudaGraphed:
         self._captured: dict[Shape, _Captured] = {}
         with self._on_device(), torch.no_grad():
             # The largest first, so that the others find room in the memory it works in.
-            pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+            pool = torch.cuda.graph_pool_handle() if self._has_graphs else None
             for shape in reversed(self.shapes):
                 self._captured[shape] = self._capture(shape, pool, warmup)
 
@@ -205,7 +206,7 @@ class CudaGraphed:
         )
 
     def __repr__(self) -> str:
-        how = "CUDA graphs" if self.device.type == "cuda" else "plain calls"
+        how = "CUDA graphs" if self._has_graphs else "plain calls"
         return f"{type(self).__name__}({type(self.model).__name__}, shapes={self.shapes}, {how} on {self.device})"
 
     def _capture(self, shape: Shape, pool, warmup: int) -> _Captured:
@@ -215,7 +216,7 @@ class CudaGraphed:
             image_sizes=torch.ones(batch, 2, dtype=torch.float64, device=self.device),
             scales=torch.ones(batch, dtype=torch.float64, device=self.device),
         )
-        if self.device.type != "cuda":
+        if not self._has_graphs:
             return captured
         # What libraries allocate and choose on first use must not become part of the graph.
         side = torch.cuda.Stream()
@@ -233,7 +234,7 @@ class CudaGraphed:
         return self.model.forward_padded(captured.images, captured.image_sizes, captured.scales, **self.thresholds)
 
     def _on_device(self) -> contextlib.AbstractContextManager:
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
+        return torch.cuda.device(self.device) if self._has_graphs else contextlib.nullcontext()
 
     def _check(self, images: Tensor, image_sizes: Tensor, scales: Tensor | None) -> None:
         if images.ndim != 4 or images.shape[0] < 1 or images.shape[1] != 3:
@@ -249,6 +250,10 @@ class CudaGraphed:
             if value is not None and value != self.thresholds[name]:
                 kept = "the model's own" if self.thresholds[name] is None else self.thresholds[name]
                 raise ValueError(f"{name}={value} is not what was captured ({kept}); give it to the constructor")
+
+
+def _has_graphs(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 def _checked(shapes: Sequence[Shape]) -> list[Shape]:

@@ -134,15 +134,17 @@ class ImageBatcher:
             images = torch.stack([self._normalize(images[:, c], i) for i, c in enumerate(order)], dim=1)
         elif self.channels == "bgr":
             images = images.flip(1)
-        # Columns by index: unbinding them would tie a compiled graph for two images to there being two.
         rows = torch.arange(images.shape[2], device=images.device) < image_sizes[:, :1]  # [B, H]
         columns = torch.arange(images.shape[3], device=images.device) < image_sizes[:, 1:2]  # [B, W]
         return torch.where(rows[:, None, :, None] & columns[:, None, None, :], images, 0.0)
 
     def _normalize(self, plane: Tensor, index: int) -> Tensor:
+        """A channel, the ``index``-th in the order of the trunk."""
         if self.value_range != 1:
             plane = plane * self.value_range
-        return (plane - self.mean[index]) / self.std[index]
+        if self.mean[index] != 0:
+            plane = plane - self.mean[index]
+        return plane if self.std[index] == 1 else plane / self.std[index]
 
     def _resize(self, image: Tensor) -> tuple[Tensor, float]:
         size, scale = resized_size((image.shape[1], image.shape[2]), self.min_size, self.max_size)

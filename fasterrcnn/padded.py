@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from fasterrcnn.image_batch import SMALLEST_SIDE
 from fasterrcnn.types import Detections, ImageBatch, PaddedDetections, Proposals
 from fasterrcnn_ops.nms import nms_padded
 
 if TYPE_CHECKING:
+    from torch.export import Dim
+
     from fasterrcnn.model import TwoStageDetector
 
 
@@ -26,16 +29,24 @@ class PaddedDetector(nn.Module):
         model: In evaluation mode from now on.
 
     Example:
-        >>> batch, height, width = Dim("batch"), Dim("height", min=32), Dim("width", min=32)
+        >>> shapes = PaddedDetector.dynamic_shapes()
         >>> program = torch.export.export(
-        ...     PaddedDetector(model), (images, image_sizes), strict=True,
-        ...     dynamic_shapes=({0: batch, 2: height, 3: width}, {0: batch}))
+        ...     PaddedDetector(model), (images, image_sizes), strict=True, dynamic_shapes=shapes)
     """
 
     def __init__(self, model: TwoStageDetector) -> None:
         super().__init__()
         self.model = model
         self.eval()
+
+    @staticmethod
+    def dynamic_shapes(*, scales: bool = False) -> tuple[dict[int, Dim], ...]:
+        """Any number and size of images, in the form ``torch.export`` takes; with ``scales`` for three arguments."""
+        from torch.export import Dim  # not everybody exports, and it takes a while to load
+
+        batch, height, width = Dim("batch"), Dim("height", min=SMALLEST_SIDE), Dim("width", min=SMALLEST_SIDE)
+        shapes = ({0: batch, 2: height, 3: width}, {0: batch})
+        return (*shapes, {0: batch}) if scales else shapes
 
     def forward(
         self, images: Tensor, image_sizes: Tensor, scales: Tensor | None = None

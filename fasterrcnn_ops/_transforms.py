@@ -7,12 +7,12 @@ raises inside ``torch.func.grad`` and its like. :func:`differentiable` registers
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-__all__ = ["differentiable", "each_entry", "refuse_vmap", "register_autocast", "register_vmap"]
+__all__ = ["differentiable", "differentiable_lists", "each_entry", "refuse_vmap", "register_autocast", "register_vmap"]
 
 _library = torch.library.Library("fasterrcnn_ops", "FRAGMENT")  # registrations last as long as this object
 _in_transform = torch._C._are_functorch_transforms_active
@@ -27,7 +27,8 @@ def differentiable(
     """Registers the gradient of an operator and its rule for ``torch.vmap``.
 
     Args:
-        name: The operator, such as ``"roi_align_forward"``; it takes and returns tensors, no lists of them.
+        name: The operator, such as ``"roi_align_forward"``; it takes and returns tensors, no lists of them (for those
+            there is :func:`differentiable_lists`).
         backward, setup_context: As for ``torch.library.register_autograd``. Where ``backward`` calls an operator that
             is to be differentiated again, it calls what this function returned for that operator.
         vmap: As for ``torch.library.register_vmap``, with the operator to call in front. By default :func:`each_entry`.
@@ -50,6 +51,58 @@ def differentiable(
     function = type(name, (torch.autograd.Function,), {key: staticmethod(value) for key, value in methods.items()})
     register_vmap(name, vmap)  # the operator called by its name, as compiled and exported programs do
     return call
+
+
+def differentiable_lists(
+    name: str, backward: Callable[..., Any], setup_context: Callable[..., None], *, returns_list: bool = False
+) -> Callable[..., Any]:
+    """:func:`differentiable` for an operator that takes, or (``returns_list``) returns, one list of tensors.
+
+    torch.autograd.Function takes no lists: inside, they are laid out in a row. Its rule for vmap is :func:`each_entry`.
+    """
+    operator = getattr(torch.ops.fasterrcnn_ops, name)
+    torch.library.register_autograd(f"fasterrcnn_ops::{name}", backward, setup_context=setup_context)
+    register_vmap(name)
+
+    def call(*arguments):
+        if not torch.compiler.is_dynamo_compiling() and _in_transform():
+            lengths = tuple(len(argument) if isinstance(argument, (list, tuple)) else None for argument in arguments)
+            results = function.apply(lengths, *_in_a_row(arguments, lengths))
+            return list(results) if returns_list else results
+        return operator(*arguments)
+
+    def forward(lengths, *row):
+        results = call(*_as_lists(row, lengths))
+        return tuple(results) if returns_list else results
+
+    def setup_row(ctx, inputs, output):
+        lengths, *row = inputs
+        ctx.lengths = lengths
+        setup_context(ctx, _as_lists(row, lengths), output)
+
+    def backward_row(ctx, *grads):
+        results = backward(ctx, list(grads) if returns_list else grads[0])
+        return None, *_in_a_row(results, ctx.lengths)
+
+    def vmap(info, in_dims, lengths, *row):
+        return each_entry(functools.partial(forward, lengths), info, in_dims[1:], *row)
+
+    methods = {"forward": forward, "setup_context": setup_row, "backward": backward_row, "vmap": vmap}
+    function = type(name, (torch.autograd.Function,), {key: staticmethod(value) for key, value in methods.items()})
+    return call
+
+
+def _in_a_row(arguments: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
+    """What stands in the lists as well; None in place of a list is as many."""
+    row: list[Any] = []
+    for argument, length in zip(arguments, lengths, strict=True):
+        row += [argument] if length is None else [None] * length if argument is None else argument
+    return row
+
+
+def _as_lists(row: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
+    rest = iter(row)
+    return [next(rest) if length is None else [next(rest) for _ in range(length)] for length in lengths]
 
 
 def register_vmap(name: str, vmap: Callable[..., tuple[Any, Any]] | None = None) -> None:

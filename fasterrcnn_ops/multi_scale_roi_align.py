@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fasterrcnn_ops import _library
 from fasterrcnn_ops._rois import as_pair, as_rois, empty_map, is_channels_last, level_of_rois
-from fasterrcnn_ops._transforms import register_autocast, register_vmap
+from fasterrcnn_ops._transforms import differentiable_lists, register_autocast
 
 __all__ = ["MultiScaleRoIAlign", "multi_scale_roi_align"]
 
@@ -74,7 +74,7 @@ def multi_scale_roi_align(
         tensor([0., 1.])
     """
     pooled_height, pooled_width = as_pair(output_size)
-    return torch.ops.fasterrcnn_ops.multi_scale_roi_align_forward(
+    return _pool(
         list(features),
         as_rois(boxes),
         [float(scale) for scale in scales],
@@ -249,7 +249,7 @@ def _forward_setup(ctx, inputs, output):
 def _forward_backward(ctx, grad):
     (rois,) = ctx.saved_tensors
     *sizes, sampling_ratio, aligned, canonical_scale, canonical_level = ctx.settings
-    grads = torch.ops.fasterrcnn_ops.multi_scale_roi_align_backward(
+    grads = _spread(
         grad,
         rois,
         *sizes,
@@ -273,18 +273,14 @@ def _backward_setup(ctx, inputs, output):
 
 def _backward_backward(ctx, grads):
     (rois,) = ctx.saved_tensors
-    pooled = torch.ops.fasterrcnn_ops.multi_scale_roi_align_forward(list(grads), rois, *ctx.settings)
-    return pooled, *[None] * 13
+    return _pool(list(grads), rois, *ctx.settings), *[None] * 13
 
 
-torch.library.register_autograd(_FORWARD, _forward_backward, setup_context=_forward_setup)
-torch.library.register_autograd(_BACKWARD, _backward_backward, setup_context=_backward_setup)
+_pool = differentiable_lists("multi_scale_roi_align_forward", _forward_backward, _forward_setup)
+_spread = differentiable_lists("multi_scale_roi_align_backward", _backward_backward, _backward_setup, returns_list=True)
 
 
-# vmap and autocast.
-
-register_vmap("multi_scale_roi_align_forward")
-register_vmap("multi_scale_roi_align_backward")
+# Autocast.
 
 
 def _one_dtype(features, *rest):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
 import numpy as np
+import padded_cases
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ def block_with(text: str) -> str:
 
 
 def test_every_block_is_tested():
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 8
 
 
 def test_as_torchvision():
@@ -66,6 +68,31 @@ def test_detector():
     exec(block_with("fasterrcnn.build"), names)
     assert sorted(names["losses"]) == ["loss_box_reg", "loss_classifier", "loss_objectness", "loss_rpn_box_reg"]
     assert names["detections"].boxes.shape[1] == 4
+
+
+def deployment_names() -> dict[str, object]:
+    images, image_sizes = padded_cases.BATCHES[1]
+    model = padded_cases.tiny("resnet50_c4")
+    return {"fasterrcnn": fasterrcnn, "torch": torch, "model": model, "images": images, "image_sizes": image_sizes}
+
+
+@pytest.mark.slow
+def test_compile(monkeypatch):
+    """Without Inductor, which tests/model/test_compile.py waits for once."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    names = deployment_names()
+    exec(block_with("torch.compile("), names)
+    assert names["boxes"].shape == (4, 100, 4)
+    assert names["count"].min() > 0
+
+
+@pytest.mark.slow
+def test_export(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = deployment_names()
+    exec(block_with("torch.export.export("), names)
+    count = torch.export.load("detector.pt2").module()(names["images"], names["image_sizes"])[3]
+    assert count.min() > 0
 
 
 @pytest.mark.slow

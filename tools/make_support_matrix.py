@@ -350,8 +350,8 @@ that it equals this file.
 - **gradient**: the tensors whose first and second derivatives (reverse mode) agree with finite differences; *yes*: all.
   – where the result is indices. (That of `complete_box_iou` agrees with the reference: α counts as a constant.)
 - **`torch.func`**: `torch.func.grad` gives what `backward()` gives. Inside a compiled function it raises for operators
-  that have a kernel. These have no forward mode: `torch.func.jvp` raises (`multi_scale_roi_align`: is zero), and dual
-  numbers of `torch.autograd.forward_ad` silently lose their tangents.
+  that have a kernel. These have no forward mode: `torch.func.jvp` raises, and dual numbers of
+  `torch.autograd.forward_ad` silently lose their tangents.
 - **autocast**: the first tensor is bfloat16, the others are float32: the result is that of float32 tensors, features
   keep their dtype.
 - **compile**: `torch.compile(fullgraph=True)`; where the size of the result depends on data, with

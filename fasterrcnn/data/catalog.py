@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +69,8 @@ def parse_source(name: str) -> FileSource:
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(KNOWN)}")
     if kind == "voc" or os.path.isdir(rest):
         return FileSource(kind, rest)
-    path, colon, images = rest.rpartition(":")
-    if colon and path.endswith(".json") and images:
-        return FileSource(kind, path, images)
+    if found := re.fullmatch(r"(.+\.json):(.+)", rest, re.DOTALL):  # other colons may be those of drives
+        return FileSource(kind, found[1], found[2])
     if rest.endswith(".json"):
         return FileSource(kind, rest, str(Path(rest).parent))
     return FileSource(kind, rest)

@@ -20,7 +20,7 @@ KINDS = {
     "wrong size": "an image has another size than its boxes are for",
     "missing annotation": "an image has no annotation file",
     "broken XML": "an annotation file is no XML, or not of this kind",
-    "broken entry": "an entry of a JSON file is not as COCO has it",
+    "broken entry": "an entry of a list or of a JSON file is not as the format has it",
     "duplicate id": "an id is used twice",
     "unknown image": "an annotation is for an image that is not listed",
     "unknown class": "an object is of a class nobody announced",

@@ -57,7 +57,8 @@ class VocDataset(AnnotatedDataset):
         if not (root / "Annotations").is_dir():
             raise FileNotFoundError(f"{root}: no PASCAL VOC folder, it has no Annotations")
         log, suspects = ProblemLog(), set()
-        ids = _ids(root, split, log)
+        path = root / "ImageSets" / "Main" / f"{split}.txt"
+        ids = _ids(root, path, log)
         names = tuple(class_names) if class_names is not None else _class_names(root)
         label_of = {name: label for label, name in enumerate(names, 1)}
         images = []
@@ -69,7 +70,7 @@ class VocDataset(AnnotatedDataset):
             if len(log) > before:
                 suspects.add(name)
         super().__init__(
-            *(f"{root}, {split}", images, names, log),
+            *(str(path) if path.exists() else f"{root}, {split}", images, names, log),
             problems=problems,
             verify=verify,
             suspects=suspects,
@@ -83,10 +84,9 @@ def voc_splits(root: str | Path) -> list[str]:
     return [stem for stem in stems if not any(stem.endswith(f"_{other}") for other in stems)]
 
 
-def _ids(root: Path, split: str, log: ProblemLog) -> list[str]:
-    """The images of a split, each once."""
-    path = root / "ImageSets" / "Main" / f"{split}.txt"
-    if split == EVERYTHING and not path.exists():
+def _ids(root: Path, path: Path, log: ProblemLog) -> list[str]:
+    """The images of a split, the lines of a file, each once."""
+    if path.stem == EVERYTHING and not path.exists():
         return sorted(file.stem for file in (root / "Annotations").glob("*.xml"))
     try:
         # A list for one class has a second column, 1, 0 or -1; ids themselves have no spaces.
@@ -103,6 +103,9 @@ def _ids(root: Path, split: str, log: ProblemLog) -> list[str]:
     for name, count in times.items():
         if count > 1:
             log.add("duplicate id", path, f"image {name!r} is listed {count} times", "took it once")
+    for name in [name for name in times if Path(name).is_absolute() or ".." in Path(name).parts]:
+        log.add("broken entry", path, f"image {name!r} would lie outside the folder", "left the image out")
+        del times[name]
     return list(times)
 
 

@@ -159,6 +159,8 @@ def test_what_is_written_reads_back_through_the_catalog(tmp_path):
 def test_names_of_data_sets():
     assert parse_source("coco:a/b.json:c").images == "c"
     assert parse_source("coco:a/b.json").images == "a"
+    drives = parse_source(r"coco:C:\a.json:D:\b")
+    assert (drives.path, drives.images) == (r"C:\a.json", r"D:\b")
     for wrong in ("voc", "voc:", "pascal:x", "shape"):
         with pytest.raises(ValueError, match=r"unknown data set .*; known: shapes, scenes, voc:FOLDER"):
             parse_source(wrong)

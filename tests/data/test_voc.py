@@ -138,6 +138,16 @@ def test_files_that_are_missing_damaged_or_doubled(tmp_path):
         VocDataset(root, "all")[99]
 
 
+def test_a_list_stays_in_its_folder(tmp_path):
+    root = voc_folder(tmp_path, {"a": voc_xml(voc_object())})
+    (root / "ImageSets/Main/train.txt").write_text("a\n/etc/a\n../../a\n")
+    dataset = VocDataset(root)
+    assert len(dataset) == 1
+    assert [(problem.kind, problem.done) for problem in dataset.problems] == [
+        ("broken entry", "left the image out")
+    ] * 2
+
+
 def test_images_of_other_names_and_no_size(tmp_path):
     """Some tools write PNGs, name them otherwise, or write a size of 0."""
     root = voc_folder(tmp_path, {"a": voc_xml(voc_object(), width=0), "b": voc_xml(voc_object())})

@@ -78,3 +78,29 @@ def test_the_area_of_the_outline_decides_about_sizes(backend):
     nothing = coco_average_precision([found()], [target], 1, backend=backend)
     assert (nothing.small, math.isnan(nothing.large)) == (0, True)
     assert coco_average_precision([found(SMALL, LARGE)], [truth()], 1, backend=backend).large == pytest.approx(1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_both_evaluators_agree_about_crowds(seed):
+    """Random objects, a fifth of them crowds, and detections on, in and beside them."""
+    for name in BACKENDS:
+        pytest.importorskip(name.replace("-", "_"), reason=f"{name} is not installed")
+    generator = torch.Generator().manual_seed(seed)
+
+    def rand(*size):
+        return torch.rand(*size, generator=generator)
+
+    detections, targets = [], []
+    for _ in range(10):
+        corner, side = rand(8, 2) * 300, 10 + rand(8, 2) * 150
+        boxes, labels = torch.cat((corner, corner + side), 1), 1 + (rand(8) * 2).long()
+        targets.append({"boxes": boxes, "labels": labels, "crowd": rand(8) < 0.2, "area": rand(8) * side.prod(1)})
+        near = boxes.repeat(3, 1) + (rand(24, 4) - 0.5) * 0.4 * side.repeat(3, 2)
+        detections.append(Detections(near, labels.repeat(3), rand(24).sort(descending=True).values))
+    one, two = (coco_average_precision(detections, targets, 2, backend=name) for name in BACKENDS)
+    assert one.per_class == pytest.approx(two.per_class, abs=1e-9)
+    assert (one.small, one.medium, one.large) == pytest.approx(
+        (two.small, two.medium, two.large), abs=1e-9, nan_ok=True
+    )
+    unmarked = [{key: value for key, value in target.items() if key != "crowd"} for target in targets]
+    assert one.mean > coco_average_precision(detections, unmarked, 2).mean

@@ -179,5 +179,13 @@ def test_without_the_packages_the_command_says_what_to_install(tmp_path, monkeyp
     assert not (tmp_path / "classic.onnx").exists()
 
 
+def test_what_onnx_does_not_take_is_refused(tmp_path):
+    needs_onnx()
+    with pytest.raises(ValueError, match=r"no negative NMS thresholds, the detector has -0\.5"):
+        to_onnx(detector("resnet50_c4", nms_threshold=-0.5), tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match="does not take bfloat16"):
+        to_onnx(detector("resnet50_c4").to(torch.bfloat16), tmp_path / "model.onnx")
+
+
 def test_missing_weights_are_a_usage_error(tmp_path):
     assert "no such file" in run("--weights", tmp_path / "none.safetensors", code=2)

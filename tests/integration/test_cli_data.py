@@ -93,7 +93,9 @@ def test_evaluates_a_set_with_some_of_the_classes(trained, tmp_path):
     names = [entry["name"] for entry in json.loads((tmp_path / "evaluation.json").read_text())["classes"]]
     assert names == ["circle", "square", "triangle"]
     (root / "Annotations/a.xml").write_text(voc_xml(voc_object("zebra")))
-    assert "the data set has zebra" in run("eval", "--weights", weights, "--data", f"voc:{root}", code=2)
+    assert "the data set has zebra" in run(
+        "eval", "--weights", weights, "--data", f"voc:{root}", "--out", tmp_path, code=2
+    )
 
 
 def test_check_of_a_good_set(exported):
@@ -126,7 +128,7 @@ def test_check_tells_everything_at_once(tmp_path):
     ]
     assert (split["images"], split["objects"], split["problems"]) == (2, {"cat": 2}, 4)
     said = run("data", "check", f"voc:{root}", code=1)
-    assert "4 problems, 1 notes" in said
+    assert "Problems: 4, notes: 1 (" in said
     assert "1 × damaged image" not in run("data", "check", f"voc:{root}", "--no-decode", code=1)
 
 
@@ -162,6 +164,20 @@ def test_training_says_what_was_wrong_and_what_to_do(tmp_path):
     single = (*command[:-3], f"coco:{content}:{tmp_path / 'images'}", "--out", tmp_path / "one", *settings())
     assert "is one set of images" in run(*single, code=2)
     run(*single, "--set", "train_split=all", "--set", "eval_split=all", "--set", "train.steps=1")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_is_cut_off_stops_with_its_name(tmp_path, workers):
+    root = voc_folder(tmp_path / "voc", {name: voc_xml(voc_object()) for name in "ab"})
+    damaged = root / "JPEGImages/b.jpg"
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    command = ("train", "--system", "resnet50_c4", "--backbone", "tiny", "--data", f"voc:{root}", "--out", tmp_path)
+    options = settings(**{"train.num_workers": workers, "eval_split": "train"})
+    said = run(*command, *options, code=2)
+    assert "b.jpg: damaged picture" in said
+    assert "data.verify=pixels leaves them out" in said
+    said = run(*command, *options, "--no-resume", "--set", "data.verify=pixels", "--set", "train.batch_size=1")
+    assert "1 × damaged image" in said
 
 
 def test_splits_of_different_classes_are_refused_before_training(tmp_path):

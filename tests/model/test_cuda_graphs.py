@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import functools
 import warnings
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -17,7 +21,9 @@ from fasterrcnn.roi import RoIPooler
 pytestmark = pytest.mark.filterwarnings("ignore:CudaGraphed:RuntimeWarning")
 
 
+@functools.cache
 def tiny(system: str = "resnet50_c4", **overrides):
+    """Not to be changed by a test."""
     torch.manual_seed(0)
     if system != "stepwise_vgg16":  # which has a size of its own
         overrides = {"min_size": None, "max_size": None, **overrides}
@@ -205,7 +211,7 @@ def test_no_shapes_and_training_mode():
     with pytest.raises(ValueError, match="shapes: expected at least one"):
         CudaGraphed(tiny(), [])
     with pytest.raises(ValueError, match="evaluation mode"):
-        CudaGraphed(tiny().train(), [(1, 64, 64)])
+        CudaGraphed(copy.deepcopy(tiny()).train(), [(1, 64, 64)])
     with pytest.raises(ValueError, match="warmup"):
         CudaGraphed(tiny(), [(1, 64, 64)], warmup=0)
 
@@ -223,10 +229,76 @@ def test_says_once_that_there_are_no_graphs():
 
 
 def test_parameters_changed_in_place_count():
-    model = tiny()
+    model = copy.deepcopy(tiny())
     graphed = CudaGraphed(model, [(1, 64, 64)])
     arguments = batch_of(1, 64, 64)
     before = graphed(*arguments)
     model.load_state_dict({name: value * 1.5 for name, value in model.state_dict().items()})
     after = graphed(*arguments)
     assert not torch.equal(before.scores, after.scores)
+
+
+# --- capturing, with the calls to CUDA pretended ---------------------------------------------------------------------
+
+
+class PretendedGraph:
+    """Replays by doing again what ran while it was captured, into the same results."""
+
+    def __init__(self) -> None:
+        self.replays = 0
+        self.again = None
+
+    def replay(self) -> None:
+        self.replays += 1
+        self.again()
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """torch.cuda as far as it is used; ``entered`` lists graphs and pools in the order of capture."""
+    cuda = MagicMock(name="torch.cuda")
+    cuda.CUDAGraph = PretendedGraph
+    cuda.entered = []
+
+    @contextlib.contextmanager
+    def graph(graph, pool):
+        cuda.entered.append((graph, pool))
+        yield
+
+    cuda.graph = graph
+    cuda.device = cuda.stream = MagicMock(side_effect=lambda *_: contextlib.nullcontext())
+    for name in ("CUDAGraph", "graph", "device", "stream", "Stream", "current_stream", "graph_pool_handle"):
+        monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
+    monkeypatch.setattr(fasterrcnn.cuda_graphs, "_has_graphs", lambda device: True)
+    return cuda
+
+
+def test_captures_and_replays(pretended, monkeypatch):
+    """Warm-up before each capture, the largest first, one pool; a call replays the graph and runs nothing else."""
+    model = tiny()
+    calls = []
+    run = CudaGraphed._run
+    monkeypatch.setattr(CudaGraphed, "_run", lambda self, captured: calls.append(captured) or run(self, captured))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        graphed = CudaGraphed(model, [(1, 64, 64), (2, 64, 96)], warmup=2)
+    assert [tuple(captured.images.shape) for captured in calls] == [(2, 3, 64, 96)] * 3 + [(1, 3, 64, 64)] * 3
+    graphs, pools = zip(*pretended.entered, strict=True)
+    assert pools == (pretended.graph_pool_handle.return_value,) * 2
+    assert pretended.graph_pool_handle.call_count == 1
+    small, large = (graphed._captured[shape] for shape in graphed.shapes)
+    assert graphs == (large.graph, small.graph)
+
+    def again():
+        with torch.no_grad():
+            for result, new in zip(large.results, run(graphed, large), strict=True):
+                result.copy_(new)
+
+    large.graph.again = again
+    images, sizes, scales = batch_of(2, 60, 90)
+    found = graphed(images, sizes, scales)
+    assert (large.graph.replays, small.graph.replays, len(calls)) == (1, 0, 6)
+    with torch.no_grad():
+        assert_same(found, model.forward_padded(F.pad(images, (0, 6, 0, 4)), sizes, scales))
+    assert all(one.data_ptr() != other.data_ptr() for one, other in zip(found, large.results, strict=True))
+    assert "CUDA graphs" in repr(graphed)

@@ -230,7 +230,7 @@ def test_vmap_of_pairs(name, in_dims):
     assert_same(found, looped(PAIRS[name], in_dims, first, second))
 
 
-@pytest.mark.parametrize("name", [name for name in PAIRS if name != "pyramid"])
+@pytest.mark.parametrize("name", PAIRS)
 def test_functional_gradients(name):
     """torch.func.grad, alone and vmapped, gives what backward() gives."""
 
@@ -242,6 +242,22 @@ def test_functional_gradients(name):
     sum(loss(*pair) for pair in zip(leaf, second, strict=True)).backward()
     torch.testing.assert_close(torch.func.grad(loss)(first[0], second[0]), leaf.grad[0])
     torch.testing.assert_close(torch.vmap(torch.func.grad(loss))(first, second), leaf.grad)
+
+
+def test_second_derivatives_of_a_pyramid():
+    """Both operators with lists: of tensors taken, and of tensors returned."""
+    first, second = some_boxes(0), some_boxes(10)
+
+    def penalty(first):
+        gradient = torch.func.grad(lambda value: PAIRS["pyramid"](value, second).pow(3).sum())(first)
+        return gradient.square().sum()
+
+    leaf = first.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(PAIRS["pyramid"](leaf, second).pow(3).sum(), leaf, create_graph=True)
+    (expected,) = torch.autograd.grad(gradient.square().sum(), leaf)
+    assert expected.any()
+    torch.testing.assert_close(torch.func.grad(penalty)(first), expected)
+    torch.testing.assert_close(torch.vmap(torch.func.grad(penalty))(first[None])[0], expected)
 
 
 def test_forward_mode_says_that_there_is_none():

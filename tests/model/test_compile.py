@@ -1,0 +1,111 @@
+"""forward_padded as one graph: compiled whole, exported strictly, saved and loaded where only the operators are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import support
+import torch
+from padded_cases import BATCHES, CASES, exported, tiny
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+# Run in a fresh interpreter: loads what the arguments after the first name, and compares with what the first has.
+LOAD = """
+import sys
+import torch
+import fasterrcnn_ops.torch_ops
+
+torch.set_num_threads(1)
+expected = torch.load(sys.argv[1])
+for path in sys.argv[2:]:
+    module = torch.export.load(path).module()
+    for inputs, outputs in expected[path]:
+        with torch.no_grad():
+            for ours, theirs in zip(module(*inputs), outputs, strict=True):
+                torch.testing.assert_close(ours, theirs)
+assert "fasterrcnn" not in sys.modules
+print("the same")
+"""
+
+
+def assert_close(found, expected) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+def reads(graph: torch.fx.Graph) -> list[str]:
+    """Nodes whose value or shape hangs on data, which fullgraph and strict export alone do not forbid."""
+    values = ((node, node.meta.get("example_value", node.meta.get("val"))) for node in graph.nodes)
+    return [str(node.target) for node, value in values if value is not None and free_unbacked_symbols(value)]
+
+
+def check_compiled(model, backend: str) -> None:
+    """One graph for four and for two images of other sizes, and at most another for one: torch treats 1 apart.
+
+    (With two or three images first, torch takes their number and the 2 columns of sizes or the 3 channels for one.)
+    """
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph.graph)
+        return torch._dynamo.lookup_backend(backend)(graph, inputs)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model.forward_padded, fullgraph=True, dynamic=True, backend=count)
+    for batch, most in ((BATCHES[1], 1), (BATCHES[0], 1), (BATCHES[2], 2)):
+        with torch.no_grad():
+            assert_close(compiled(*batch), model.forward_padded(*batch))
+        assert len(graphs) <= most
+    assert [reads(graph) for graph in graphs] == [[]] * len(graphs)
+
+
+@pytest.mark.parametrize("case", ["classic_vgg16", "stepwise_vgg16", "rpn_only"])
+def test_one_graph_serves_every_batch_and_size(case):
+    check_compiled(tiny(case), "eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["classic_resnet50", "resnet50_c4_sigmoid", "resnet50_c4"])
+def test_one_graph_through_autograd_and_decompositions(case):
+    check_compiled(tiny(case), "aot_eager")
+
+
+@pytest.mark.slow
+def test_inductor():
+    check_compiled(tiny("classic_vgg16"), "inductor")
+
+
+def test_a_read_would_be_noticed():
+    """Reading back no longer breaks a graph: it is a node of it."""
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph.graph)
+        return graph
+
+    def crop(images, sizes):
+        return images[:, :, : int(sizes.max())]
+
+    torch._dynamo.reset()
+    torch.compile(crop, fullgraph=True, dynamic=True, backend=keep)(*BATCHES[0])
+    assert reads(graphs[0])
+
+
+@pytest.mark.parametrize("cases", [CASES[:1], pytest.param(CASES[1:], marks=pytest.mark.slow)], ids=["one", "rest"])
+def test_programs_run_where_only_the_operators_are(cases, tmp_path: Path):
+    """Systems exported strictly for any number and size of images, saved, and run in another process."""
+    expected = {}
+    for case in cases:
+        path = str(tmp_path / f"{case}.pt2")
+        program = exported(case)
+        assert reads(program.graph) == []
+        assert not [node for node in program.graph.nodes if "higher_order" in str(node.target)]
+        torch.export.save(program, path)
+        model = tiny(case)
+        with torch.no_grad():
+            expected[path] = [(batch, tuple(model.forward_padded(*batch))) for batch in BATCHES]
+    torch.save(expected, tmp_path / "expected.pt")
+    done = support.run_python("-c", LOAD, str(tmp_path / "expected.pt"), *expected)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "the same\n"

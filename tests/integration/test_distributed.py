@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import together
 import torch
+
+from fasterrcnn.training.record import read_log
 
 if sys.platform == "win32" or not torch.distributed.is_available():
     pytest.skip("needs torch.distributed and fork", allow_module_level=True)
@@ -95,3 +100,63 @@ def test_an_error_ends_all(trained):
     failed = next(rank for rank, error in enumerate(errors) if error.startswith("OSError"))
     assert errors[failed] == "OSError: image 99 is not readable"
     assert errors[1 - failed] == f"PeerError: process {failed} failed"
+
+
+SETTINGS = {
+    "train.steps": 4,
+    "train.batch_size": 2,
+    "train.checkpoint_every": 2,
+    "train.warmup_steps": 1,
+    "train_images": 8,
+    "eval_images": 3,
+    "eval.every_steps": 2,
+    "data.size": [64, 64],
+    "min_size": 64,
+    "max_size": 64,
+}
+
+
+def torchrun(*arguments, processes=2) -> subprocess.Popen:
+    """``fasterrcnn`` in several processes, as the documentation starts it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["-m", "fasterrcnn", *map(str, arguments)]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def train(out, *more) -> subprocess.Popen:
+    settings = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+    return torchrun("train", "--system", "classic_vgg16", "--backbone", "tiny", "--out", out, *settings, *more)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pgrep") is None, reason="needs pgrep to find the processes")
+def test_torchrun_trains_and_goes_on_after_a_kill(tmp_path):
+    """Killed with all its processes after the third step, the same command goes on to the same log."""
+    said = train(tmp_path / "whole").communicate(timeout=300)[0]
+    assert said.count("step 4/4: loss") == 1, said
+    entries = list(read_log(tmp_path / "whole" / "log.jsonl"))
+    assert [entry["step"] for entry in entries] == [1, 2, 2, 3, 4, 4]
+    assert json.loads((tmp_path / "whole" / "evaluation.json").read_text())["images"] == 3
+    process = train(tmp_path / "killed", "--set", "train.steps=60")
+    log = tmp_path / "killed" / "log.jsonl"
+    while process.poll() is None and (not log.exists() or log.read_text().count("train") < 3):
+        time.sleep(0.02)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert len(children) >= 2
+    for pid in (process.pid, *map(int, children)):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    train(tmp_path / "killed", "--set", "train.steps=60").communicate(timeout=300)
+    train(tmp_path / "other", "--set", "train.steps=60").communicate(timeout=300)
+    assert list(read_log(log)) == list(read_log(tmp_path / "other" / "log.jsonl"))
+
+
+@pytest.mark.slow
+def test_torchrun_says_what_is_wrong_once(tmp_path):
+    """Nothing can be written: one line says so, and all end."""
+    (tmp_path / "run" / "config.toml").mkdir(parents=True)
+    process = train(tmp_path / "run")
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode != 0
+    assert said.count("Error in process") == 1, said
+    assert f"cannot write {tmp_path}/run/config.toml: Is a directory" in said

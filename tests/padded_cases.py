@@ -16,7 +16,8 @@ CASES = (*SYSTEMS, "rpn_only")
 def tiny(case: str, **overrides) -> nn.Module:
     """The system, or the RPN of ``resnet50_c4`` alone, with the tiny backbone and a low threshold, for use."""
     torch.manual_seed(0)
-    overrides = {"score_threshold": 0.01, **overrides}
+    small = {"image_size": (96, 128)} if case == "stepwise_vgg16" else {"min_size": 96, "max_size": 144}
+    overrides = {"score_threshold": 0.01, **small, **overrides}
     if case == "rpn_only":
         return fasterrcnn.build("resnet50_c4", num_classes=3, backbone="tiny", rpn_only=True, **overrides).eval()
     return fasterrcnn.build(case, num_classes=3, backbone="tiny", **overrides).eval()

@@ -42,7 +42,7 @@ def to_onnx(model: TwoStageDetector, path: str | Path) -> None:
 
     Raises:
         ImportError: The ONNX packages are missing; the message says what to install.
-        ValueError: A threshold ONNX has no room for.
+        ValueError: The detector has bfloat16 parameters, or a negative NMS threshold: these operators take neither.
 
     Note:
         In ONNX Runtime boxes and scores agree with ``forward_padded`` to 1e-3; docs/deployment/onnx.md has the cases in
@@ -51,6 +51,11 @@ def to_onnx(model: TwoStageDetector, path: str | Path) -> None:
     from fasterrcnn_ops.onnx import OPSET, translations
 
     table = translations()
+    if any(parameter.dtype == torch.bfloat16 for parameter in model.parameters()):
+        raise ValueError("ONNX's Conv of opset 18 does not take bfloat16: export the detector in float32")
+    for layer in (model.rpn.proposal_layer, model.detection_layer):
+        if not layer.nms_threshold >= 0:
+            raise ValueError(f"ONNX takes no negative NMS thresholds, the detector has {layer.nms_threshold}")
     program = exported_program(model)
     with _quiet():
         onnx_program = torch.onnx.export(

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from fasterrcnn_ops import _library
 from fasterrcnn_ops._transforms import register_vmap
-from fasterrcnn_ops.reference import matching as _reference
 
 __all__ = ["match_boxes"]
 
@@ -53,7 +52,6 @@ def match_boxes(
           NaN coordinates of a box) counts as 0, where torchvision takes it for the best there is.
         * Each image of a batch gets what it gets alone.
         * Deterministic, independent of the number of threads, not differentiable.
-        * On CUDA this is still a composition of torch operations, with the matrix of all pairs.
 
     Source:
         Ren et al., "Faster R-CNN", 2015, section 3.1.2 (0.7 and 0.3, with low-quality matches, for anchors).
@@ -72,18 +70,6 @@ def match_boxes(
 @torch.library.register_fake("fasterrcnn_ops::match_boxes")
 def _match_boxes_fake(targets, boxes, high_threshold, low_threshold, allow_low_quality, min_low_quality=0.0):
     return boxes.new_empty((*targets.shape[:-2], boxes.shape[-2]), dtype=torch.int64)
-
-
-@torch.library.impl("fasterrcnn_ops::match_boxes", "CUDA")
-def _match_boxes_cuda(targets, boxes, high_threshold, low_threshold, allow_low_quality, min_low_quality=0.0):
-    return _reference.match_boxes(
-        targets,
-        boxes,
-        high_threshold=high_threshold,
-        low_threshold=low_threshold,
-        allow_low_quality=allow_low_quality,
-        min_low_quality=min_low_quality,
-    )
 
 
 register_vmap("match_boxes")

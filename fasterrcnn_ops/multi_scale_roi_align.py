@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fasterrcnn_ops import _library
-from fasterrcnn_ops._rois import as_pair, as_rois, empty_map, is_channels_last, level_of_rois
+from fasterrcnn_ops._rois import as_pair, as_rois, empty_map, is_channels_last
 from fasterrcnn_ops._transforms import differentiable_lists, register_autocast
 
 __all__ = ["MultiScaleRoIAlign", "multi_scale_roi_align"]
@@ -61,8 +61,8 @@ def multi_scale_roi_align(
     Note:
         Edge cases (no RoIs, NaN, outside, gigantic) are those of :func:`fasterrcnn_ops.roi_align`. An RoI inverted
         along one axis has no size and is read from the finest level. Differentiable in every level, twice too; not in
-        ``boxes``. A level without RoIs receives a gradient of zeros. Deterministic. On CUDA it is composed of one
-        ``roi_align`` a level, without a read-back.
+        ``boxes``. A level without RoIs receives a gradient of zeros. Deterministic. On CUDA a
+        pyramid has at most 16 levels.
 
     Source:
         Lin et al., "Feature Pyramid Networks for Object Detection", 2017, equation 1.
@@ -167,70 +167,6 @@ def _backward_fake(grad, rois, scales, pooled_height, pooled_width, heights, wid
     channels_last = settings[-1]
     sizes = zip(heights, widths, strict=True)
     return [empty_map(grad, (batch_size, channels, *size), channels_last) for size in sizes]
-
-
-# On CUDA, one roi_align a level over all RoIs: those of other levels name image -1, which gives zeros there and costs
-# next to nothing. So nothing is read back to find out which RoIs a level has.
-
-
-def _rois_of_levels(rois, scales, canonical_scale, canonical_level):
-    level_of = level_of_rois(rois, scales, canonical_scale, canonical_level)
-    for level in range(len(scales)):
-        rois_of_level = rois.clone()
-        rois_of_level[:, 0] = torch.where(level_of == level, rois[:, 0], -1)
-        yield level_of == level, rois_of_level
-
-
-@torch.library.impl(_FORWARD, "CUDA")
-def _forward_cuda(
-    features, rois, scales, pooled_height, pooled_width, sampling_ratio, aligned, canonical_scale, canonical_level
-):
-    pooled = None
-    levels = _rois_of_levels(rois, scales, canonical_scale, canonical_level)
-    for map_, scale, (chosen, of_level) in zip(features, scales, levels, strict=True):
-        bins = torch.ops.fasterrcnn_ops.roi_align_forward(
-            map_, of_level, scale, pooled_height, pooled_width, sampling_ratio, aligned
-        )
-        pooled = bins if pooled is None else torch.where(chosen[:, None, None, None], bins, pooled)
-    return pooled
-
-
-@torch.library.impl(_BACKWARD, "CUDA")
-def _backward_cuda(
-    grad,
-    rois,
-    scales,
-    pooled_height,
-    pooled_width,
-    heights,
-    widths,
-    batch_size,
-    channels,
-    sampling_ratio,
-    aligned,
-    canonical_scale,
-    canonical_level,
-    channels_last,
-):
-    levels = _rois_of_levels(rois, scales, canonical_scale, canonical_level)
-    sizes = zip(heights, widths, strict=True)
-    return [
-        torch.ops.fasterrcnn_ops.roi_align_backward(
-            grad,
-            of_level,
-            scale,
-            pooled_height,
-            pooled_width,
-            batch_size,
-            channels,
-            height,
-            width,
-            sampling_ratio,
-            aligned,
-            channels_last,
-        )
-        for scale, (height, width), (_, of_level) in zip(scales, sizes, levels, strict=True)
-    ]
 
 
 # Autograd. Forward and backward are linear and each other's transpose, so each is the other's gradient, to any order.

@@ -49,6 +49,7 @@ class Session:
         import onnxruntime
 
         proto = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
+        onnx.checker.check_model(proto)
         assert {entry.domain for entry in proto.opset_import} == {""}, "only standard operators"
         assert not proto.functions
         options = onnxruntime.SessionOptions()

@@ -15,6 +15,12 @@ struct LevelRule {
   double canonical_level;   // ... that is read from this level
 };
 
+// The map of one level: pixels, and map pixels an input pixel.
+struct LevelSize {
+  int64_t height, width;
+  double scale;
+};
+
 // Lin et al. 2017, "Feature Pyramid Networks", eq. 1, with the arithmetic of torchvision's LevelMapper:
 // floor(canonical_level + log2(side / canonical_scale) + 1e-6), side = sqrt(area), clamped to the levels that exist;
 // counted from the lowest. An RoI without a side (NaN, or inverted along one axis) is read from the lowest.

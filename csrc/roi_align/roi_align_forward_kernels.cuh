@@ -17,6 +17,7 @@
 #include <cstdint>
 
 #include "cuda_common.cuh"
+#include "geometry/roi_level.h"
 #include "geometry/roi_map.h"
 #include "roi_align/roi_align_params.h"
 #include "roi_align/tap_walk.h"
@@ -66,6 +67,22 @@ struct TableParts {
   int64_t bin, bin_step;
   int64_t pixel, pixel_step, span;
   int64_t parts;
+};
+
+// Where a launch reads: one map for all RoIs, of the size and scale in RoiAlignParams. A pyramid, which has a map for
+// every size of RoI, is in multi_scale_roi_align_kernels.cuh.
+template <typename scalar_t>
+struct SingleMap {
+  const scalar_t* __restrict__ pixels;  // [N, C, H, W]
+
+  template <typename T>
+  __device__ __forceinline__ int level_of(const T*) const {
+    return 0;
+  }
+  __device__ __forceinline__ LevelSize size_of(int, const RoiAlignParams& p) const {
+    return {p.height, p.width, p.spatial_scale};
+  }
+  __device__ __forceinline__ const scalar_t* pixels_of(int) const { return pixels; }
 };
 
 // What one block does.
@@ -166,6 +183,7 @@ __device__ __forceinline__ void pool_tabled(const scalar_t* map, const RoiTables
 template <typename T>
 struct BlockOfBins {
   TableParts<T> y, x;
+  int level;           // of the map
   int64_t map_offset;  // of the image and the slab's first channel
   int64_t bin_offset;  // of the block's first bin and the slab's first channel
   MapStrides map_stride, bin_stride;
@@ -173,19 +191,23 @@ struct BlockOfBins {
   int64_t pooled_width;
 };
 
-template <typename T>
-__device__ BlockOfBins<T> block_of_bins(const T* rois, const RoiAlignParams& p, const ForwardWork& work) {
-  const MapStrides map = map_strides(p.channels, p.height * p.width, p.channels_last);
-  const MapStrides bin = map_strides(p.channels, p.pooled_height * p.pooled_width, p.channels_last);
+template <typename T, typename Maps>
+__device__ BlockOfBins<T> block_of_bins(const Maps& maps, const T* rois, const RoiAlignParams& p,
+                                        const ForwardWork& work) {
   const T* roi = rois + work.roi * 5;
-  const T scale = static_cast<T>(p.spatial_scale);
+  const int level = maps.level_of(roi);
+  const LevelSize size = maps.size_of(level, p);
+  const MapStrides map = map_strides(p.channels, size.height * size.width, p.channels_last);
+  const MapStrides bin = map_strides(p.channels, p.pooled_height * p.pooled_width, p.channels_last);
+  const T scale = static_cast<T>(size.scale);
   SampledAxis<T> y = sampled_axis(roi[2], roi[4], scale, p.pooled_height, p.sampling_ratio, p.aligned);
   SampledAxis<T> x = sampled_axis(roi[1], roi[3], scale, p.pooled_width, p.sampling_ratio, p.aligned);
   const int64_t image = image_of_roi(roi, p.num_images);
-  const bool nothing = image < 0 || y.samples == 0 || x.samples == 0 || p.height == 0 || p.width == 0;
+  const bool nothing = image < 0 || y.samples == 0 || x.samples == 0 || size.height == 0 || size.width == 0;
   if (nothing) y.samples = x.samples = 0;
-  return {{y, p.height, p.width * map.pixel, work.first_row, 1, 0, 0, p.height, work.rows},
-          {x, p.width, map.pixel, work.first_column, 1, 0, 0, p.width, work.columns},
+  return {{y, size.height, size.width * map.pixel, work.first_row, 1, 0, 0, size.height, work.rows},
+          {x, size.width, map.pixel, work.first_column, 1, 0, 0, size.width, work.columns},
+          level,
           (image < 0 ? 0 : image) * map.image + work.first_channel * map.channel,
           work.roi * bin.image + work.first_channel * bin.channel +
               (work.first_row * p.pooled_width + work.first_column) * bin.pixel,
@@ -258,9 +280,9 @@ __device__ void pool_remaining(const scalar_t* input, const BlockOfBins<T>& bloc
   }
 }
 
-template <typename scalar_t, int kLanes>
+template <typename scalar_t, int kLanes, typename Maps>
 __global__ void __launch_bounds__(kRoiAlignThreads, kForwardBlocks)
-    roi_align_forward_kernel(const scalar_t* __restrict__ input,            // [N, C, H, W]
+    roi_align_forward_kernel(const __grid_constant__ Maps maps,
                              const widened_t<scalar_t>* __restrict__ rois,  // [K, 5]
                              RoiAlignParams p,
                              scalar_t* __restrict__ output) {  // [K, C, PH, PW]
@@ -270,12 +292,13 @@ __global__ void __launch_bounds__(kRoiAlignThreads, kForwardBlocks)
   const int64_t blocks = forward_blocks(p);
   for (int64_t b = blockIdx.x; b < blocks; b += gridDim.x) {
     if (warp_index() == 0) {
-      if (lane_index() == 0) block = block_of_bins(rois, p, forward_work(p, b));
+      if (lane_index() == 0) block = block_of_bins(maps, rois, p, forward_work(p, b));
       __syncwarp();
       build_tables(block.y, block.x, tables);
     }
     __syncthreads();
     const bool all_fit = tables.all_fit;
+    const scalar_t* __restrict__ input = maps.pixels_of(block.level);
     const unsigned columns = static_cast<unsigned>(block.x.parts),
                    bins = static_cast<unsigned>(block.y.parts) * columns;
     const unsigned packs = static_cast<unsigned>(block.channels / kLanes);
@@ -296,16 +319,27 @@ __global__ void __launch_bounds__(kRoiAlignThreads, kForwardBlocks)
   }
 }
 
+template <typename scalar_t>
+constexpr int kForwardLanes = 16 / sizeof(scalar_t);
+
+// `packs`: whether maps and output may be accessed by 16 bytes.
+template <typename scalar_t, typename Maps, typename Launch>
+void launch_forward_from(const Launch& launch, const Maps& maps, bool packs, const widened_t<scalar_t>* rois,
+                         const RoiAlignParams& p, scalar_t* output) {
+  const int64_t blocks = forward_blocks(p);
+  if (blocks == 0) return;
+  constexpr int kLanes = kForwardLanes<scalar_t>;
+  launch(packs ? roi_align_forward_kernel<scalar_t, kLanes, Maps> : roi_align_forward_kernel<scalar_t, 1, Maps>,
+         grid_for(blocks, 1), dim3(kRoiAlignThreads), 0, maps, rois, p, output);
+}
+
 template <typename scalar_t, typename Launch>
 void launch_roi_align_forward(const Launch& launch, const scalar_t* input, const widened_t<scalar_t>* rois,
                               const RoiAlignParams& p, scalar_t* output) {
-  const int64_t blocks = forward_blocks(p);
-  if (blocks == 0) return;
-  constexpr int kLanes = 16 / sizeof(scalar_t);
+  constexpr int kLanes = kForwardLanes<scalar_t>;
   const bool packs =
       p.channels_last && allows_packs<kLanes>(input, p.channels) && allows_packs<kLanes>(output, p.channels);
-  launch(packs ? roi_align_forward_kernel<scalar_t, kLanes> : roi_align_forward_kernel<scalar_t, 1>,
-         grid_for(blocks, 1), dim3(kRoiAlignThreads), 0, input, rois, p, output);
+  launch_forward_from(launch, SingleMap<scalar_t>{input}, packs, rois, p, output);
 }
 
 }  // namespace

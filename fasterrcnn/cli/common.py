@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,14 +64,22 @@ def threads(wanted: int | None, parameters: int) -> Iterator[None]:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Turns what goes wrong for the user's own reasons into one line and an exit code: 2, or 130 for Ctrl-C."""
+    """Turns what goes wrong for the user's own reasons into one line and an exit code: 2, or 130 for Ctrl-C.
+
+    Of several processes those that only learn of it end without a line.
+    """
+    from fasterrcnn.distributed import PeerError, launched
     from fasterrcnn.training.failure import NonFiniteError
 
+    where = f" in process {os.environ['RANK']}" if launched() and os.environ["WORLD_SIZE"] != "1" else ""
     try:
         yield
+    except PeerError as error:
+        raise typer.Exit(1) from error
     except (OSError, ValueError, ImportError, NonFiniteError) as error:
-        errors.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"Error{where}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1 if isinstance(error, NonFiniteError) else 2) from error
     except KeyboardInterrupt as interruption:
-        errors.print(str(interruption) or "Stopped.", markup=False, highlight=False)
+        if not where or os.environ["RANK"] == "0":
+            errors.print(str(interruption) or "Stopped.", markup=False, highlight=False)
         raise typer.Exit(130) from interruption

@@ -111,6 +111,8 @@ def _plain(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show(report: dict[str, Any]) -> None:
+    from fasterrcnn.data.problems import ProblemLog
+
     entries: list[Problem] = report["entries"]
     notes = len(entries) - report["problems"]
     title = f"{report['split']}: {report['images']} usable images, {sum(report['objects'].values())} objects"
@@ -131,13 +133,9 @@ def _show(report: dict[str, Any]) -> None:
         table.add_row(problem.kind, _escaped(problem.file), _escaped(problem.text), problem.done, style=style)
     console.print(table)
     more = f" The table has the first {_MOST}; --json has all." if len(entries) > _MOST else ""
-    console.print(f"{report['problems']} problems, {notes} notes: {entries_summary(entries)}.{more}", highlight=False)
-
-
-def entries_summary(entries: list[Problem]) -> str:
-    from fasterrcnn.data.problems import ProblemLog
-
-    return ProblemLog(entries).summary()
+    console.print(
+        f"Problems: {report['problems']}, notes: {notes} ({ProblemLog(entries).summary()}).{more}", highlight=False
+    )
 
 
 def _escaped(text: str) -> str:

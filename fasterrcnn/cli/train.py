@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from fasterrcnn.cli.common import DATA_HELP, check_device, console, reported, threads
+from fasterrcnn.cli import common
+from fasterrcnn.cli.common import DATA_HELP, check_device, reported, threads
 
 
 def train(
@@ -36,8 +38,9 @@ def train(
     """Train a detector and evaluate it.
 
     Without --config everything has the default of the system and the backbone. An interrupted training (Ctrl-C) goes on
-    with the same command.
+    with the same command. Under torchrun several processes train together.
     """
+    from fasterrcnn import distributed
     from fasterrcnn.config import changed, default_config, parse_settings, read_config
     from fasterrcnn.training.run import build_detector, open_split, run_training
 
@@ -46,7 +49,8 @@ def train(
     if config is not None and (system is not None or backbone is not None or data is not None):
         raise typer.BadParameter("the file says system, backbone and data: leave them out", param_hint="--config")
     check_device(device)
-    with reported():
+    with reported(), distributed.joined(device) as device:
+        console = common.console if distributed.is_main() else Console(quiet=True)
         chosen = read_config(config) if config else default_config(system, backbone, data or "shapes")
         chosen = changed(chosen, parse_settings(settings or [], chosen))
         parameters = sum(
@@ -63,10 +67,10 @@ def train(
                 weights=weights,
                 new_predictors=new_predictors,
             )
-    found = result.evaluation.voc.mean
-    console.print(
-        f"{result.steps} steps, {result.seconds:.0f} s, mAP@0.5 {found:.3f}. Weights: {result.weights}; best, of step "
-        f"{result.best_step}: {result.best}",
-        highlight=False,
-        soft_wrap=True,
-    )
+        found = result.evaluation.voc.mean
+        console.print(
+            f"{result.steps} steps, {result.seconds:.0f} s, mAP@0.5 {found:.3f}. Weights: {result.weights}; best, of "
+            f"step {result.best_step}: {result.best}",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from fasterrcnn import distributed
 from fasterrcnn.data.dataset import DetectionDataset
 from fasterrcnn.evaluation.coco import CocoPrecision, coco_average_precision
 from fasterrcnn.evaluation.voc_ap import AveragePrecision, PrecisionRecall, precision_recall_curves, summarise
@@ -80,12 +81,14 @@ def evaluate(
 ) -> Evaluation:
     """Detects on every image of a data set and measures the result.
 
+    Within :func:`fasterrcnn.distributed.joined` every process detects on a part of the images; all get the same result.
+
     Args:
         model: a detector; its mode and its generators are left as they are.
         dataset: images and ground truth.
         batch_size: images at a time.
         score_threshold: detections below do not count; None for the model's own threshold.
-        on_batch: called with the number of images done so far.
+        on_batch: called with the number of images done so far, by this process.
 
     Raises:
         ValueError: the model's classes are not the data set's, or the data set is empty.
@@ -101,15 +104,22 @@ def evaluate(
     detections: list[Detections] = []
     targets: list[Target] = []
     seconds = 0.0
-    for first in range(0, len(dataset), batch_size):
-        images, batch = zip(*(dataset[i] for i in range(first, min(first + batch_size, len(dataset)))), strict=True)
+    mine = range(distributed.rank(), len(dataset), distributed.processes())
+    for first in range(0, len(mine), batch_size):
+        images, batch = zip(*(dataset[i] for i in mine[first : first + batch_size]), strict=True)
         start = time.perf_counter()
         detections += [found.to("cpu") for found in model.detect(list(images), score_threshold=score_threshold)]
         seconds += time.perf_counter() - start
         targets += batch
         if on_batch is not None:
             on_batch(len(targets))
-    return measure(detections, targets, dataset.class_names, seconds=seconds / len(targets))
+    parts = distributed.gathered((detections, targets, seconds))
+    seconds = sum(part[2] for part in parts) / len(dataset)
+    # Process r had the images r, r + P, r + 2 P, …
+    detections, targets = (
+        [parts[i % len(parts)][kind][i // len(parts)] for i in range(len(dataset))] for kind in (0, 1)
+    )
+    return distributed.from_main(lambda: measure(detections, targets, dataset.class_names, seconds=seconds))
 
 
 def measure(

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fasterrcnn import distributed
 from fasterrcnn.build import build
 from fasterrcnn.files import replacing
+from fasterrcnn.training.sampling import image_seeds
 from fasterrcnn.types import Target
 from fasterrcnn.weights import load_state
 
@@ -27,11 +29,12 @@ class NonFiniteError(FloatingPointError):
 
     Attributes:
         losses: Of that step, by name.
+        here: Whether this process's images did it; with several processes all raise the error.
     """
 
-    def __init__(self, message: str, losses: dict[str, float]) -> None:
+    def __init__(self, message: str, losses: dict[str, float], *, here: bool = True) -> None:
         super().__init__(message)
-        self.losses = losses
+        self.losses, self.here = losses, here
 
 
 @dataclass
@@ -42,6 +45,7 @@ class FailedStep:
         step: Its number, 1 for the first.
         message: What was wrong.
         seed: What torch's generators and the model's sampling were seeded with.
+        before: Images of the whole batch, of other processes, before these.
         losses: By name, and their sum as "loss".
         images: float[3, H, W] each, RGB 0–1, as the dataset gave them.
         targets: Their boxes and labels.
@@ -53,6 +57,7 @@ class FailedStep:
     step: int
     message: str
     seed: int
+    before: int
     losses: dict[str, float]
     images: list[Tensor]
     targets: list[Target]
@@ -79,17 +84,25 @@ class FailedStep:
         return model
 
     def replay(self, model: nn.Module | None = None) -> dict[str, float]:
-        """Computes the step's losses again, in float32; by default with :meth:`build_model`'s detector."""
+        """Computes the step's losses again, in float32; by default with :meth:`build_model`'s detector.
+
+        Of several processes these are the losses of this one's images alone, divided by the numbers of their samples.
+        """
         model = self.build_model() if model is None else model
         torch.manual_seed(self.seed)
         model.generator.manual_seed(self.seed)
+        image_seeds(self.before, model.generator)
         with torch.no_grad():
             return {name: float(value) for name, value in model(self.images, self.targets).items()}
 
 
 def save_failed_step(failed: FailedStep, out_dir: Path) -> Path:
-    """Writes a failed step; returns the file, ``failed_step_000412.pt`` in ``out_dir`` for step 412."""
-    path = out_dir / f"failed_step_{failed.step:06d}.pt"
+    """Writes a failed step; returns the file, ``failed_step_000412.pt`` in ``out_dir`` for step 412.
+
+    Other processes than the first write ``failed_step_000412_process_1.pt``, and so on.
+    """
+    process = f"_process_{distributed.rank()}" if distributed.rank() else ""
+    path = out_dir / f"failed_step_{failed.step:06d}{process}.pt"
     # Not asdict, which would copy every tensor.
     content = {field.name: getattr(failed, field.name) for field in fields(failed)}
     with replacing(path) as file:
@@ -120,6 +133,7 @@ def describe_failure(
     step: int,
     seed: int,
     config: Any,
+    before: int = 0,
 ) -> FailedStep:
     """Gathers a failed step.
 
@@ -131,6 +145,7 @@ def describe_failure(
         step: Number of the step, 1 for the first.
         seed: The step's.
         config: The training's settings, a dataclass.
+        before: Images of the whole batch before these.
     """
     with torch.no_grad():
         for name, buffer in model.named_buffers():
@@ -139,6 +154,7 @@ def describe_failure(
         step=step,
         message=str(error),
         seed=seed,
+        before=before,
         losses=error.losses,
         images=[image.cpu() for image in images],
         targets=[{name: value.cpu() for name, value in target.items()} for target in targets],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,11 +28,14 @@ class StageLoss:
         beta: Of the smooth L1 loss.
         box_weight: λ, a factor on the box loss.
         normalizer: What the box loss is divided by: the number of "sampled" boxes or of "positives".
+        combine: Makes of the two numbers, int64[2], what to divide by; by default each, and at least 1. See
+            :mod:`fasterrcnn.training.normalizers`.
     """
 
     beta: float = 1.0
     box_weight: float = 1.0
     normalizer: str = "sampled"
+    combine: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.normalizer not in ("sampled", "positives"):
@@ -52,7 +56,6 @@ class StageLoss:
             the host.
         """
         counted = labels != IGNORE
-        sampled = counted.sum()
         dtype = torch.promote_types(logits.dtype, torch.float32)
         logits, deltas = logits.to(dtype), deltas.to(dtype)
         if logits.shape[1] == 1:
@@ -64,8 +67,10 @@ class StageLoss:
         positive = labels > 0
         offsets = torch.where(positive[:, None], _of_class(deltas, labels, logits.shape[1]), 0.0)
         box = smooth_l1(offsets, torch.where(positive[:, None], target_deltas, 0.0), self.beta)
-        divisor = sampled if self.normalizer == "sampled" else positive.sum()
-        return classification / sampled.clamp(min=1), self.box_weight * box / divisor.clamp(min=1)
+        counts = torch.stack([counted.sum(), positive.sum()])
+        sampled, positives = counts.clamp(min=1) if self.combine is None else self.combine(counts)
+        divisor = sampled if self.normalizer == "sampled" else positives
+        return classification / sampled, self.box_weight * box / divisor
 
 
 def _of_class(deltas: Tensor, labels: Tensor, classes: int) -> Tensor:

@@ -77,6 +77,27 @@ class Recorder:
         self._file.write(json.dumps(entry) + "\n")
 
 
+class Unrecorded(Recorder):
+    """Of the processes that write nothing."""
+
+    has_curves = True
+
+    def __init__(self) -> None:
+        pass
+
+    def step(self, step: int, losses: dict[str, float], rate: float) -> None:
+        """Nothing."""
+
+    def evaluation(self, step: int, numbers: dict[str, float]) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
     """The entries of a ``log.jsonl``: ``kind`` ("train" or "eval"), ``step``, and numbers by name.
 

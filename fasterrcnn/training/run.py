@@ -24,13 +24,14 @@ from fasterrcnn.config import RunConfig, read_config, to_toml
 from fasterrcnn.data.augment import TrainingView
 from fasterrcnn.data.catalog import has_splits, open_dataset
 from fasterrcnn.data.dataset import DetectionDataset
+from fasterrcnn.distributed import from_main, is_main, processes
 from fasterrcnn.evaluation.report import as_table
 from fasterrcnn.evaluation.run import Evaluation, evaluate
 from fasterrcnn.files import write_text
 from fasterrcnn.training.checkpoint import forget_checkpoints, last_checkpoint
 from fasterrcnn.training.display import in_words, warn
 from fasterrcnn.training.loop import WEIGHTS, train
-from fasterrcnn.training.record import CURVES, LOG, Recorder, read_log
+from fasterrcnn.training.record import CURVES, LOG, Recorder, Unrecorded, read_log
 from fasterrcnn.training.schedule import learning_rate
 
 CONFIG = "config.toml"
@@ -126,6 +127,8 @@ def run_training(
 ) -> RunResult:
     """Trains and evaluates.
 
+    Within :func:`fasterrcnn.distributed.joined` all processes call this together; the first one writes and prints.
+
     Args:
         config: Everything about it.
         out_dir: Folder for what is written; made when missing.
@@ -143,25 +146,20 @@ def run_training(
         KeyboardInterrupt: Stopped by Ctrl-C; the same call goes on.
     """
     start = time.perf_counter()
-    console = console or Console(stderr=True)
+    console = (console or Console(stderr=True)) if is_main() else Console(quiet=True)
     out_dir = Path(out_dir)
     training, validation = open_split(config, "train"), open_split(config, "val")
     _report_data(training, validation, config.data.name, console)
     model = build_detector(config, len(training.class_names)).to(device)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    state = last_checkpoint(out_dir, partial(warn, console)) if resume else None
-    first = 0 if state is None else state["step"]
+    total = config.train.total_steps(len(training), processes())
+    every = _evaluation_interval(config, len(training))
+    if config.train.patience is not None and not every:
+        raise ValueError("train.patience counts evaluations: set eval.every_steps or eval.every_epochs")
+    first = from_main(lambda: _prepare(out_dir, config, resume, console))
     if weights is not None and not first:
         report = checkpoints.load(model, weights, predictors=not new_predictors)
         console.print(str(report), markup=False, highlight=False, soft_wrap=True)
-    if first:
-        _check_same_run(out_dir / CONFIG, config)
-    else:
-        _forget(out_dir)
-        write_text(out_dir / CONFIG, to_toml(config))
-    total = config.train.total_steps(len(training))
-    every = _evaluation_interval(config, len(training))
-    with Recorder(out_dir, first) as recorder:
+    with Recorder(out_dir, first) if is_main() else Unrecorded() as recorder:
         if not recorder.has_curves:
             console.print(
                 f"No TensorBoard curves, the package tensorboard is missing (pip install tensorboard); {LOG} has the "
@@ -172,21 +170,35 @@ def run_training(
         judge = _Judge(model, validation, config, out_dir, recorder, first)
 
         def on_step(step: int, losses: dict[str, float]) -> None:
-            if step == first + 1:  # not before the loop has accepted the checkpoint
+            if step == first + 1 and is_main():  # not before the loop has accepted the checkpoint
                 write_text(out_dir / CONFIG, to_toml(config))
             rate = learning_rate(config.train, step - 1, total)
             recorder.step(step, losses, rate)
             if not console.is_terminal and (step % max(1, total // LINES) == 0 or step == total):
                 console.print(f"step {step}/{total}: {in_words(losses, rate)}", highlight=False, soft_wrap=True)
-            if step != total and every and step % every == 0:
-                found = judge(step)
-                console.print(f"step {step}/{total}: mAP@0.5 {found.voc.mean:.3f} on the validation set")
             if step % config.train.checkpoint_every == 0:
                 recorder.flush()
 
-        result = train(model, training, out_dir, config.train, resume=resume, on_step=on_step, console=console)
+        def evaluate_on_the_way(step: int) -> float:
+            found = judge(step)
+            console.print(f"step {step}/{total}: mAP@0.5 {found.voc.mean:.3f} on the validation set")
+            return _number(found.voc.mean)
+
+        result = train(
+            model,
+            training,
+            out_dir,
+            config.train,
+            resume=resume,
+            on_step=on_step,
+            evaluate=evaluate_on_the_way,
+            evaluate_every=every,
+            console=console,
+        )
+        if result.steps < total:
+            console.print(f"Stopped early: {config.train.patience} evaluations without a better one.")
         final = judge(result.steps)
-    final.save(out_dir / EVALUATION)
+    from_main(lambda: final.save(out_dir / EVALUATION))
     console.print(as_table(final))
     return RunResult(
         result.steps, time.perf_counter() - start, final, out_dir / WEIGHTS, out_dir / BEST, judge.best_step
@@ -210,10 +222,10 @@ class _Judge:
         self.best, self.best_step = -1.0, 0
         self.noted: set[int] = set()
         # Earlier evaluations count, up to the checkpoint.
-        for entry in read_log(out_dir / LOG):
+        for entry in from_main(lambda: list(read_log(out_dir / LOG))):
             if entry["kind"] == "eval" and entry["step"] <= first:
                 self.noted.add(entry["step"])
-                if entry["map_50"] > self.best and self.path.exists():
+                if entry["map_50"] > self.best and from_main(self.path.exists):
                     self.best, self.best_step = entry["map_50"], entry["step"]
 
     def __call__(self, step: int) -> Evaluation:
@@ -221,12 +233,13 @@ class _Judge:
         found = evaluate(
             self.model, self.dataset, batch_size=options.batch_size, score_threshold=options.score_threshold
         )
-        score = 0.0 if math.isnan(found.voc.mean) else found.voc.mean
+        score = _number(found.voc.mean)
         if step not in self.noted:
+            self.noted.add(step)
             self.recorder.evaluation(step, {"map_50": score, "map_coco": _number(found.coco.mean)})
         if score > self.best:
             self.best, self.best_step = score, step
-            checkpoints.save(self.model, self.path)
+            from_main(lambda: checkpoints.save(self.model, self.path))
         return found
 
 
@@ -239,7 +252,19 @@ def _evaluation_interval(config: RunConfig, images: int) -> int:
     if config.eval.every_steps is not None:
         return config.eval.every_steps
     if config.eval.every_epochs is not None:
-        return config.eval.every_epochs * max(1, images // config.train.batch_size)
+        return config.eval.every_epochs * max(1, images // config.train.images_per_step(processes()))
+    return 0
+
+
+def _prepare(out_dir: Path, config: RunConfig, resume: bool, console: Console) -> int:
+    """Makes the folder ready; returns the step to go on after, 0 to begin."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    state = last_checkpoint(out_dir, partial(warn, console)) if resume else None
+    if state is not None:
+        _check_same_run(out_dir / CONFIG, config)
+        return state["step"]
+    _forget(out_dir)
+    write_text(out_dir / CONFIG, to_toml(config))
     return 0
 
 

@@ -21,7 +21,10 @@ class TrainConfig:
     Attributes:
         steps: Optimiser steps in all; give either these or ``epochs``.
         epochs: Passes over the dataset.
-        batch_size: Images per step; the last, incomplete batch of a pass is left out.
+        batch_size: Images at a time, of each process where there are several; what is left of a pass over the data, too
+            little for a step, is left out.
+        accumulate: Batches whose gradients are added up for one step: the step of a batch as many times as large, but
+            for rounding and BatchNorm that is not frozen, in the memory of one. Costs a second forward pass.
         optimizer: "adamw" or "sgd".
         lr: Highest learning rate.
         momentum: Of SGD.
@@ -35,6 +38,10 @@ class TrainConfig:
             scaling); parameters and the optimiser stay float32.
         freeze_bn: Keep BatchNorm in evaluation mode, as small batches need it. Parts a system freezes stay frozen
             either way.
+        sync_bn: With several processes, let BatchNorm that is not frozen take its statistics over all of them.
+        ema_decay: Use a moving average of the weights with this decay, such as 0.999, wherever they are evaluated or
+            saved for use; None for the weights themselves.
+        patience: Stop after so many evaluations in a row without a better mAP@0.5; None for not.
         num_workers: Processes that load images; 0 loads in the training process. The numbers do not depend on it.
         checkpoint_every: Steps between checkpoints.
         seed: Of everything random.
@@ -43,6 +50,7 @@ class TrainConfig:
     steps: int | None = None
     epochs: int | None = None
     batch_size: int = 4
+    accumulate: int = 1
     optimizer: str = "adamw"
     lr: float = 1e-3
     momentum: float = 0.9
@@ -54,6 +62,9 @@ class TrainConfig:
     clip_grad_norm: float | None = 10.0
     precision: str = "float32"
     freeze_bn: bool = True
+    sync_bn: bool = True
+    ema_decay: float | None = None
+    patience: int | None = None
     num_workers: int = 0
     checkpoint_every: int = 200
     seed: int = 0
@@ -61,7 +72,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
-        for name in ("steps", "epochs", "batch_size", "checkpoint_every"):
+        for name in ("steps", "epochs", "batch_size", "accumulate", "patience", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -72,8 +83,10 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive, got {value}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in 0…1, got {self.momentum}")
+        for name in ("momentum", "ema_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{name} must be in 0…1, got {value}")
         for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be {_either(known)}, got {getattr(self, name)!r}")
@@ -91,9 +104,15 @@ class TrainConfig:
         recipe = {"batch_size": 1, "optimizer": "sgd", "lr": 1e-3, "weight_decay": 5e-4, "schedule": "constant"}
         return cls(**{**recipe, **changes})
 
-    def total_steps(self, dataset_length: int) -> int:
+    def images_per_step(self, processes: int = 1) -> int:
+        """Images of one step, of all processes together."""
+        return self.batch_size * self.accumulate * processes
+
+    def total_steps(self, dataset_length: int, processes: int = 1) -> int:
         """Optimiser steps on a dataset of this length."""
-        return self.steps if self.steps is not None else self.epochs * (dataset_length // self.batch_size)
+        return (
+            self.steps if self.steps is not None else self.epochs * (dataset_length // self.images_per_step(processes))
+        )
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -90,32 +89,24 @@ def run(*arguments, code=0):
     return " ".join(result.output.split())
 
 
-@pytest.fixture(scope="module")
-def exported_file(tmp_path_factory):
-    """The detector, and the ONNX file the command wrote beside its weights."""
+def test_onnx_from_the_command_line(tmp_path, monkeypatch):
     needs_onnx()
-    folder = tmp_path_factory.mktemp("onnx")
+    monkeypatch.chdir(tmp_path)
     model = detector("classic_vgg16")
-    checkpoints.save(model, folder / "detector.safetensors")
-    output = run("--weights", folder / "detector.safetensors")
+    checkpoints.save(model, Path("detector.safetensors"))
+    output = run("--weights", "detector.safetensors")
     assert "detector.onnx: classic_vgg16, images, image_sizes, scales → boxes, labels, scores, count" in output
-    assert sorted(file.name for file in folder.iterdir()) == ["detector.onnx", "detector.safetensors"]
-    return model, folder / "detector.onnx"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["detector.onnx", "detector.safetensors"]
+    check_onnx(model, "detector.onnx")
+    run_as_the_document_says()
 
 
-@pytest.mark.xdist_group("onnx_file")
-def test_onnx_from_the_command_line(exported_file):
-    check_onnx(*exported_file)
-
-
-@pytest.mark.xdist_group("onnx_file")
-def test_running_it_as_the_document_says(exported_file, tmp_path, monkeypatch):
+def run_as_the_document_says():
+    """The example of the document, with the file detector.onnx in the working folder."""
     document = Path(__file__).resolve().parents[2] / "docs" / "deployment" / "onnx.md"
     (example,) = re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
     noise = torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
-    Image.fromarray(noise).save(tmp_path / "photo.jpg")
-    shutil.copy(exported_file[1], tmp_path / "detector.onnx")
-    monkeypatch.chdir(tmp_path)
+    Image.fromarray(noise).save("photo.jpg")
     names = {}
     exec(example, names)
     assert names["rules"] == {
@@ -177,6 +168,14 @@ def test_without_the_packages_the_command_says_what_to_install(tmp_path, monkeyp
     output = run("--weights", tmp_path / "classic.safetensors", code=2)
     assert 'pip install "fasterrcnn-ops[onnx]"' in output
     assert not (tmp_path / "classic.onnx").exists()
+
+
+def test_what_onnx_does_not_take_is_refused(tmp_path):
+    needs_onnx()
+    with pytest.raises(ValueError, match=r"no negative NMS thresholds, the detector has -0\.5"):
+        to_onnx(detector("resnet50_c4", nms_threshold=-0.5), tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match="does not take bfloat16"):
+        to_onnx(detector("resnet50_c4").to(torch.bfloat16), tmp_path / "model.onnx")
 
 
 def test_missing_weights_are_a_usage_error(tmp_path):

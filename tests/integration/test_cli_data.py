@@ -93,7 +93,9 @@ def test_evaluates_a_set_with_some_of_the_classes(trained, tmp_path):
     names = [entry["name"] for entry in json.loads((tmp_path / "evaluation.json").read_text())["classes"]]
     assert names == ["circle", "square", "triangle"]
     (root / "Annotations/a.xml").write_text(voc_xml(voc_object("zebra")))
-    assert "the data set has zebra" in run("eval", "--weights", weights, "--data", f"voc:{root}", code=2)
+    assert "the data set has zebra" in run(
+        "eval", "--weights", weights, "--data", f"voc:{root}", "--out", tmp_path, code=2
+    )
 
 
 def test_check_of_a_good_set(exported):
@@ -126,7 +128,7 @@ def test_check_tells_everything_at_once(tmp_path):
     ]
     assert (split["images"], split["objects"], split["problems"]) == (2, {"cat": 2}, 4)
     said = run("data", "check", f"voc:{root}", code=1)
-    assert "4 problems, 1 notes" in said
+    assert "Problems: 4, notes: 1 (" in said
     assert "1 × damaged image" not in run("data", "check", f"voc:{root}", "--no-decode", code=1)
 
 

@@ -308,7 +308,7 @@ def test_the_batch_that_failed_can_be_run_again(tmp_path):
 
 def test_a_failed_step_is_told_from_other_files(tmp_path):
     torch.save({"step": 1}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"other\.pt is no failed step: expected the entries config, images"):
+    with pytest.raises(ValueError, match=r"other\.pt is no failed step: expected the entries before, config, images"):
         load_failed_step(tmp_path / "other.pt")
 
 

@@ -188,21 +188,6 @@ def test_same_bits_for_any_number_of_threads(layout):
         support.assert_bitwise_equal(one, two)
 
 
-def test_the_composition_for_cuda_is_the_operator():
-    """What stands in on CUDA, run on the CPU's reference kernels by hand: RoIs of other levels name image -1 there."""
-    from fasterrcnn_ops.multi_scale_roi_align import _rois_of_levels
-
-    rois = rois_of_all_sizes(20)
-    seen = torch.zeros(20, dtype=torch.int64)
-    for chosen, of_level in _rois_of_levels(rois, SCALES, **CANONICAL):
-        assert torch.equal(of_level[chosen], rois[chosen]) or rois[chosen].isnan().any()
-        assert (of_level[~chosen, 0] == -1).all()
-        seen += chosen
-    assert (seen == 1).all()
-    for operator in ("multi_scale_roi_align_forward", "multi_scale_roi_align_backward"):
-        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fasterrcnn_ops::{operator}", "CUDA")
-
-
 # --- the module ------------------------------------------------------------------------------------------------------
 
 

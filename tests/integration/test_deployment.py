@@ -10,7 +10,7 @@ from pathlib import Path
 import full_size
 import pytest
 import torch
-from padded_cases import BATCHES, export, exported, tiny
+from padded_cases import BATCHES, assert_detects, export, exported, tiny
 from torch.utils import cpp_extension
 
 import fasterrcnn
@@ -19,16 +19,6 @@ from fasterrcnn_ops import _library
 SOURCE = Path(__file__).parents[2] / "examples" / "aoti" / "detect.cpp"
 
 pytestmark = pytest.mark.slow
-
-
-def assert_detects(found, expected) -> None:
-    """The same to the rounding of another order of additions; untrained scores are far enough apart for that."""
-    boxes, labels, scores, count = found
-    assert torch.equal(count, expected.count)
-    torch.testing.assert_close(scores, expected.scores, rtol=1e-4, atol=1e-5)
-    same = labels == expected.labels  # nearly equal scores may have changed places
-    assert same.float().mean() > 0.95
-    torch.testing.assert_close(boxes[same], expected.boxes[same], rtol=1e-3, atol=1e-2)
 
 
 @pytest.fixture(scope="module")

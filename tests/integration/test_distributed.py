@@ -14,6 +14,9 @@ import pytest
 import together
 import torch
 
+import fasterrcnn
+import fasterrcnn.checkpoints
+from fasterrcnn.data.catalog import open_dataset
 from fasterrcnn.training.record import read_log
 
 if sys.platform == "win32" or not torch.distributed.is_available():
@@ -204,3 +207,21 @@ def test_files_are_trained_evaluated_and_detected_on(tmp_path, kind):
     found = [{f.name: f.read_text() for f in (tmp_path / f"found {name}").iterdir()} for name in ("one", "two")]
     assert found[0] == found[1]
     assert len(found[0]) >= 5
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_shared(tmp_path):
+    """The shipped detector on nine scenes: two processes measure what one does."""
+    from fasterrcnn.demo.recipe import WEIGHTS
+    from fasterrcnn.evaluation import evaluate
+
+    process = torchrun("eval", "--weights", WEIGHTS, "--data", "scenes", "--images", 9, "--out", tmp_path)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    model = fasterrcnn.checkpoints.load_model(WEIGHTS)
+    expected = evaluate(model, open_dataset("scenes", "val", 9)).as_record()
+    assert expected["voc"]["area"] > 0.5
+    assert found["images"] == 9
+    for kind in ("voc", "coco"):
+        assert found[kind] == pytest.approx(expected[kind], abs=1e-3)

@@ -64,6 +64,11 @@ def write_text(path: str | Path, text: str) -> None:
         file.write(text.encode())
 
 
+def beside(path: Path) -> Path:
+    """A hidden name beside a file, with its suffix, for those who must write it in place and rename it themselves."""
+    return path.with_name(f".{path.name}.{os.getpid()}{_ENDING}{path.suffix}")
+
+
 def sync_folder(folder: Path) -> None:
     """Puts the names of a folder's files on the disk, where the system can."""
     with suppress(OSError):  # Windows opens no folders, some network file systems sync none
@@ -76,7 +81,7 @@ def sync_folder(folder: Path) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Removes what killed processes were writing with :func:`replacing`. Nobody may be writing to the folder."""
-    for file in folder.glob(f".*{_ENDING}"):
+    for file in folder.glob(f".*{_ENDING}*"):
         with suppress(OSError):
             file.unlink()
 

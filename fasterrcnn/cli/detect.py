@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ import typer
 from rich.progress import Progress
 
 from fasterrcnn.cli.common import console, errors, load_detector, reported
+from fasterrcnn.files import beside, replacing, write_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,30 +45,54 @@ def detect(
         typer.Option(help="COCO annotations whose ids of images and categories --coco uses.", dir_okay=False),
     ] = None,
     every: Annotated[int, typer.Option(help="Of a video, the first of every so many frames.", min=1)] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out what an interrupted run with --resume has done.")
+    ] = False,
 ) -> None:
     """Detect objects on pictures: one annotated PNG and one JSON file for each; likewise for each video.
 
-    What cannot be read is reported and skipped, the others are done, and the exit code is 1.
+    What cannot be read is reported and skipped, the others are done, and the exit code is 1. Under torchrun several
+    processes share the files.
     """
+    from fasterrcnn import distributed
     from fasterrcnn.data.inputs import Failure, find_files, read_pictures
+    from fasterrcnn.data.outputs import is_done, output_names, prepare_folder
     from fasterrcnn.data.results import CocoResults
 
     if coco_ids is not None and coco is None:
         raise typer.BadParameter("belongs to --coco FILE", param_hint="--coco-ids")
+    if resume and (coco is not None or not (pictures or single)):
+        raise typer.BadParameter(
+            "needs the pictures or the JSON files to see what is done, and --coco needs all at once",
+            param_hint="--resume",
+        )
     if weights is None:
         from fasterrcnn.demo.recipe import WEIGHTS as weights
-    model = load_detector(weights, device)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise typer.BadParameter(str(error), param_hint="--out") from error
-    with reported():
+    with reported(), distributed.joined(device) as device:
+        model = load_detector(weights, device)
+        options = {"score_threshold": score_threshold, "every": every, "pictures": pictures, "json": single}
+        try:
+            known = distributed.from_main(lambda: prepare_folder(out, weights, options, resume=resume))
+        except OSError as error:
+            raise typer.BadParameter(str(error), param_hint="--out") from error
         results = CocoResults(tuple(model.class_names or ()), coco_ids) if coco is not None else None
-        paths = find_files(images, recursive=recursive)
+        every_path = find_files(images, recursive=recursive)
+        todo = list(zip(every_path, output_names(every_path), range(len(every_path)), strict=True))
+        if known:
+            todo = distributed.from_main(
+                lambda: [entry for entry in todo if not is_done(out, *entry[:2], pictures=pictures, single=single)]
+            )
+            if distributed.is_main():
+                console.print(f"{len(every_path) - len(todo)} of {len(every_path)} were done before.", highlight=False)
+        main = distributed.is_main()
+        todo = todo[distributed.rank() :: distributed.processes()]
+        paths = [path for path, *_ in todo]
         place = {path: number for number, path in enumerate(paths, 1)}
-        writer = _Writer(out, tuple(model.class_names or ()), results, pictures=pictures, single=single, every=every)
+        writer = _Writer(
+            out, todo, tuple(model.class_names or ()), results, pictures=pictures, single=single, every=every
+        )
         failed: list[Failure] = []
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar, writer:
+        with Progress(console=console, transient=True, disable=not (main and console.is_terminal)) as bar, writer:
             task = bar.add_task("detecting", total=len(paths))
             for batch in _batches(read_pictures(paths, every=every), batch_size):
                 for item, found in _detect(model, batch, score_threshold, device):
@@ -76,13 +102,16 @@ def detect(
                         told = f"Skipped {failure.path}: {failure.reason}"
                         errors.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
                     bar.update(task, completed=place[item.path])
-        if results is not None:
+        parts = distributed.gathered((len(writer.done), len(failed + writer.failed), writer.found))
+        if results is not None and main:
+            for _, entry in sorted((entry for part in parts for entry in part[2]), key=lambda entry: entry[0]):
+                results.add(*entry)
             for path in results.write(coco):
                 console.print(f"{len(results.images)} images → {path}", markup=False, highlight=False, soft_wrap=True)
-    failed += writer.failed
-    done = len(writer.done)
-    if failed or not done:
-        errors.print(f"{done} done, {len(failed)} skipped.", markup=False, highlight=False)
+    done, skipped = (sum(part[kind] for part in parts) for kind in (0, 1))
+    if skipped or not (done or known):
+        if main:
+            errors.print(f"{done} done, {skipped} skipped.", markup=False, highlight=False)
         raise typer.Exit(1)
 
 
@@ -121,28 +150,47 @@ def _detect(
 
 
 class _Writer:
-    """Writes what was found, per picture or per video, and says so.
+    """Writes what was found, per picture or per video, and says so. A JSON file comes after its picture or video.
+
+    Args:
+        todo: files, the stems of what to write for them, and their numbers among all files.
+        results: for the check that an image is known; None without COCO results.
 
     Attributes:
         done: the files something was written for, videos once.
         failed: videos whose output could not be brought to its end.
+        found: number of the file and frame, and arguments of :meth:`CocoResults.add`, of every image.
     """
 
     def __init__(
-        self, out: Path, names: tuple[str, ...], results: Any, *, pictures: bool, single: bool, every: int
+        self,
+        out: Path,
+        todo: list[tuple[Path, str, int]],
+        names: tuple[str, ...],
+        results: Any,
+        *,
+        pictures: bool,
+        single: bool,
+        every: int,
     ) -> None:
         self.out, self.names, self.results = out, names, results
         self.pictures, self.single, self.every = pictures, single, every
         self.done: list[Path] = []
         self.failed: list[Failure] = []
-        self._taken: set[str] = set()
+        self.found: list[tuple[tuple[int, int], tuple[Any, ...]]] = []
+        self._stems: dict[Path, list[tuple[str, int]]] = {}
+        for path, stem, number in todo:
+            self._stems.setdefault(path, []).append((stem, number))
         self._video: _Video | None = None
 
     def __enter__(self) -> _Writer:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._end_video()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._end_video()
+        elif self._video is not None:
+            self._video.discard()
 
     def __call__(self, item: Picture, found: Detections) -> Failure | None:
         """Writes one picture or frame; a failure where that is not possible."""
@@ -157,17 +205,20 @@ class _Writer:
         record = as_record(item.path, item.size[1], item.size[0], original, self.names)
         try:
             if self.results is not None:
-                self.results.add(item.path, item.size, original, item.frame)
+                self.results.image_id(item.path)
             drawn = draw(item.image, found, self.names, enlarge=item.frame is None) if self.pictures else None
             if item.frame is not None:
-                self._add_frame(item, record, drawn)
+                number = self._add_frame(item, record, drawn)
+                self._keep(number, item, original)
                 return None
             self._end_video()
-            stem = self._free_name(item.path)
+            stem, number = self._stems[item.path].pop(0)
             if drawn is not None:
-                drawn.save(self.out / f"{stem}.png")
+                with replacing(self.out / f"{stem}.png") as file:
+                    drawn.save(file, format="PNG")
             if self.single:
-                (self.out / f"{stem}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+                write_text(self.out / f"{stem}.json", json.dumps(record, indent=2) + "\n")
+            self._keep(number, item, original)
         except (OSError, ValueError) as error:
             return Failure(item.path, f"cannot write what was found: {error}")
         self.done.append(item.path)
@@ -175,12 +226,19 @@ class _Writer:
         console.print(f"{item.path}: {_in_words(record)}{target}", markup=False, highlight=False, soft_wrap=True)
         return None
 
-    def _add_frame(self, item: Picture, record: dict[str, Any], drawn: Any) -> None:
+    def _keep(self, number: int, item: Picture, found: Detections) -> None:
+        if self.results is not None:
+            self.found.append(((number, item.frame or 0), (item.path, item.size, found, item.frame)))
+
+    def _add_frame(self, item: Picture, record: dict[str, Any], drawn: Any) -> int:
+        """Adds a frame; returns the number of its file."""
         if self._video is None or self._video.path != item.path or item.frame == 0:
             self._end_video()
-            self._video = _Video(item.path, self.out / self._free_name(item.path), self.every)
+            stem, number = self._stems[item.path].pop(0)
+            self._video = _Video(item.path, self.out / stem, self.every, number)
             self.done.append(item.path)
         self._video.add({"frame": item.frame, "detections": record["detections"]}, record, drawn)
+        return self._video.number
 
     def _end_video(self) -> None:
         from fasterrcnn.data.inputs import Failure
@@ -197,23 +255,14 @@ class _Writer:
         told = f"{video.path}: {len(video.frames)} frames → {video.stem}.*"
         console.print(told, markup=False, highlight=False, soft_wrap=True)
 
-    def _free_name(self, path: Path) -> str:
-        """The stem, or stem-2, stem-3 … when an earlier picture of this run has it, in whatever case."""
-        from fasterrcnn.data.inputs import MARK
-
-        name, number = path.stem + MARK, 1
-        while name.lower() in self._taken:
-            number += 1
-            name = f"{path.stem}{MARK}-{number}"
-        self._taken.add(name.lower())
-        return name
-
 
 class _Video:
     """The output for one video: an annotated one as MP4, and one JSON file with all frames."""
 
-    def __init__(self, path: Path, stem: Path, every: int) -> None:
-        self.path, self.stem, self.every = path, stem, every
+    def __init__(self, path: Path, stem: Path, every: int, number: int) -> None:
+        self.path, self.stem, self.every, self.number = path, stem, every, number
+        self._target = stem.with_name(f"{stem.name}.mp4")
+        self._partial = beside(self._target)
         self.frames: list[dict[str, Any]] = []
         self._head: dict[str, Any] = {}
         self._file: Any = None
@@ -229,7 +278,7 @@ class _Video:
         if drawn is None:
             return
         if self._file is None:
-            self._file = imageio.imopen(self.stem.with_name(f"{self.stem.name}.mp4"), "w", plugin="pyav")
+            self._file = imageio.imopen(self._partial, "w", plugin="pyav")
             self._file.init_video_stream("libx264", fps=max(1, round(frame_rate(self.path) / self.every)))
         pixels = np.asarray(drawn)
         # The codec halves the colour planes, so sides must be even.
@@ -238,9 +287,16 @@ class _Video:
     def close(self, single: bool) -> None:
         if self._file is not None:
             self._file.close()
+            os.replace(self._partial, self._target)
         if single:
             text = json.dumps({**self._head, "frames": self.frames}) + "\n"
-            self.stem.with_name(f"{self.stem.name}.json").write_text(text, encoding="utf-8")
+            write_text(self.stem.with_name(f"{self.stem.name}.json"), text)
+
+    def discard(self) -> None:
+        """Leaves nothing of a video that was not brought to its end."""
+        if self._file is not None:
+            self._file.close()
+            self._partial.unlink(missing_ok=True)
 
 
 def as_record(

@@ -14,6 +14,9 @@ import pytest
 import together
 import torch
 
+import fasterrcnn
+import fasterrcnn.checkpoints
+from fasterrcnn.data.catalog import open_dataset
 from fasterrcnn.training.record import read_log
 
 if sys.platform == "win32" or not torch.distributed.is_available():
@@ -160,3 +163,65 @@ def test_torchrun_says_what_is_wrong_once(tmp_path):
     assert process.returncode != 0
     assert said.count("Error in process") == 1, said
     assert f"cannot write {tmp_path}/run/config.toml: Is a directory" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+def test_files_are_trained_evaluated_and_detected_on(tmp_path, kind):
+    """The command line on a set in files: two processes leave what one with the doubled batch leaves."""
+
+    def alone(*arguments) -> str:
+        command = [sys.executable, "-m", "fasterrcnn", *map(str, arguments)]
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def together(*arguments) -> str:
+        process = torchrun(*arguments)
+        said = process.communicate(timeout=120)[0]
+        assert process.returncode == 0, said
+        return said
+
+    for split, images in (("train", 8), ("val", 5)):
+        alone("data", "export", "shapes", tmp_path / "set", "--format", kind, "--split", split, "--images", images)
+    data = f"{kind}:{tmp_path / 'set'}"
+    settings = ["--set", "train.steps=3", "--set", "warmup_steps=1", "--set", "min_size=64", "--set", "max_size=96"]
+    arguments = ["train", "--system", "resnet50_c4", "--backbone", "tiny", "--data", data, *settings]
+    alone(*arguments, "--out", tmp_path / "one", "--set", "train.batch_size=4")
+    together(*arguments, "--out", tmp_path / "two", "--set", "train.batch_size=2")
+    first, second = (list(read_log(tmp_path / name / "log.jsonl")) for name in ("one", "two"))
+    assert [entry["kind"] for entry in first] == ["train"] * 3 + ["eval"]
+    for one, two in zip(first[:3], second[:3], strict=True):
+        assert two == pytest.approx(one, abs=1e-5)
+    weights = tmp_path / "one" / "model.safetensors"
+    for name, run in (("one", alone), ("two", together)):
+        said = run("eval", "--weights", weights, "--data", data, "--out", tmp_path / f"eval {name}")
+        assert said.count("precision-recall curves in") == 1
+        pictures = next(path for path in (tmp_path / "set").rglob("*.jpg")).parent
+        options = ["--recursive", "--no-pictures", "--weights", weights, "--out", tmp_path / f"found {name}"]
+        run("detect", pictures, *options, "--score-threshold", "0.01")
+    evaluations = [json.loads((tmp_path / f"eval {name}" / "evaluation.json").read_text()) for name in ("one", "two")]
+    assert evaluations[0]["images"] == evaluations[1]["images"] == 5
+    assert evaluations[1]["voc"] == pytest.approx(evaluations[0]["voc"], abs=1e-3)
+    assert evaluations[1]["coco"] == pytest.approx(evaluations[0]["coco"], abs=1e-3)
+    found = [{f.name: f.read_text() for f in (tmp_path / f"found {name}").iterdir()} for name in ("one", "two")]
+    assert found[0] == found[1]
+    assert len(found[0]) >= 5
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_shared(tmp_path):
+    """The shipped detector on nine scenes: two processes measure what one does."""
+    from fasterrcnn.demo.recipe import WEIGHTS
+    from fasterrcnn.evaluation import evaluate
+
+    process = torchrun("eval", "--weights", WEIGHTS, "--data", "scenes", "--images", 9, "--out", tmp_path)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    model = fasterrcnn.checkpoints.load_model(WEIGHTS)
+    expected = evaluate(model, open_dataset("scenes", "val", 9)).as_record()
+    assert expected["voc"]["area"] > 0.5
+    assert found["images"] == 9
+    for kind in ("voc", "coco"):
+        assert found[kind] == pytest.approx(expected[kind], abs=1e-3)

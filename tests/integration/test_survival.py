@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-import killed
 import pytest
 import torch
+from killed import carry_out
 
 from fasterrcnn.files import remove_leftovers, replacing
 from fasterrcnn.training.checkpoint import last_checkpoint, read_checkpoint, write_checkpoint
@@ -39,20 +39,6 @@ SETTINGS = {
 }
 TRAIN = ["train", "--system", "classic_vgg16", "--backbone", "tiny", "--threads", "1"]
 TRAIN += [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
-
-
-def carry_out(plan: list[dict], timeout: float = 300) -> list[dict]:
-    """Outcomes of commands that may be killed, see :mod:`killed`."""
-    done = subprocess.run(
-        [sys.executable, killed.__file__],
-        input=json.dumps(plan),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def training(out: Path, kill: tuple[str, int] | None = None, **more) -> dict:

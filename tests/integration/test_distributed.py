@@ -24,6 +24,9 @@ from fasterrcnn.training.record import read_log
 if sys.platform == "win32" or not torch.distributed.is_available():
     pytest.skip("needs torch.distributed and fork", allow_module_level=True)
 
+# One process has what the quick tests of this file share.
+pytestmark = pytest.mark.xdist_group("distributed")
+
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 PLANS = {
     "one": {"processes": 1, "config": {}},

@@ -76,7 +76,8 @@ def detect(
         except OSError as error:
             raise typer.BadParameter(str(error), param_hint="--out") from error
         results = CocoResults(tuple(model.class_names or ()), coco_ids) if coco is not None else None
-        every_path = find_files(images, recursive=recursive)
+        # One listing for all: others may be writing when a second process looks.
+        every_path = distributed.from_main(lambda: find_files(images, recursive=recursive))
         todo = list(zip(every_path, output_names(every_path), range(len(every_path)), strict=True))
         if known:
             todo = distributed.from_main(

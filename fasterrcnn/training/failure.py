@@ -102,6 +102,7 @@ def save_failed_step(failed: FailedStep, out_dir: Path) -> Path:
     Other processes than the first write ``failed_step_000412_process_1.pt``, and so on.
     """
     process = f"_process_{distributed.rank()}" if distributed.rank() else ""
+    out_dir.mkdir(parents=True, exist_ok=True)  # of another machine's process
     path = out_dir / f"failed_step_{failed.step:06d}{process}.pt"
     # Not asdict, which would copy every tensor.
     content = {field.name: getattr(failed, field.name) for field in fields(failed)}

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import together
@@ -17,10 +18,14 @@ import torch
 import fasterrcnn
 import fasterrcnn.checkpoints
 from fasterrcnn.data.catalog import open_dataset
+from fasterrcnn.training.failure import load_failed_step
 from fasterrcnn.training.record import read_log
 
 if sys.platform == "win32" or not torch.distributed.is_available():
     pytest.skip("needs torch.distributed and fork", allow_module_level=True)
+
+# One process has what the quick tests of this file share.
+pytestmark = pytest.mark.xdist_group("distributed")
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 PLANS = {
@@ -31,6 +36,7 @@ PLANS = {
     "two with parts": {"processes": 2, "config": {"batch_size": 1, "accumulate": 2}},
     "one with batch norm": {"processes": 1, "config": {"freeze_bn": False}, "batch_norm": True},
     "two with batch norm": {"processes": 2, "config": {"freeze_bn": False, "batch_size": 2}, "batch_norm": True},
+    "two and a NaN": {"processes": 2, "config": {"batch_size": 4, "steps": 1}, "images": 8, "spoiled": True},
     "two that fail": {"processes": 2, "config": {"batch_size": 50, "steps": 1}, "images": 100},
 }
 
@@ -103,6 +109,18 @@ def test_an_error_ends_all(trained):
     failed = next(rank for rank, error in enumerate(errors) if error.startswith("OSError"))
     assert errors[failed] == "OSError: image 99 is not readable"
     assert errors[1 - failed] == f"PeerError: process {failed} failed"
+
+
+def test_a_batch_that_is_not_finite_is_named(trained):
+    """One process has an image of NaN and keeps it; whoever prints names its file."""
+    errors = [found["error"] for found in trained["two and a NaN"]]
+    assert sorted(error.partition(":")[0] for error in errors) == ["NonFiniteError", "PeerError"]
+    told = next(error for error in errors if error.startswith("NonFiniteError"))
+    path = Path(told.partition(" is in ")[2])
+    failed = load_failed_step(path)
+    assert [bool(image.isnan().all()) for image in failed.images].count(True) == 1
+    assert failed.before == (4 if path.name == "failed_step_000001_process_1.pt" else 0)
+    assert path.parent.name == f"out{failed.before // 4}"
 
 
 SETTINGS = {

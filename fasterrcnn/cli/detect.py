@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fasterrcnn.data.inputs import Failure, Picture
+    from fasterrcnn.data.results import CocoResults
     from fasterrcnn.types import Detections
 
 
@@ -61,9 +62,9 @@ def detect(
 
     if coco_ids is not None and coco is None:
         raise typer.BadParameter("belongs to --coco FILE", param_hint="--coco-ids")
-    if resume and (coco is not None or not (pictures or single)):
+    if resume and (coco is not None or not single):
         raise typer.BadParameter(
-            "needs the pictures or the JSON files to see what is done, and --coco needs all at once",
+            "needs the JSON files to see what is done, and --coco needs all at once",
             param_hint="--resume",
         )
     if weights is None:
@@ -76,12 +77,11 @@ def detect(
         except OSError as error:
             raise typer.BadParameter(str(error), param_hint="--out") from error
         results = CocoResults(tuple(model.class_names or ()), coco_ids) if coco is not None else None
-        every_path = find_files(images, recursive=recursive)
+        # One list for all: files may come and go while they look.
+        every_path = distributed.from_main(lambda: find_files(images, recursive=recursive))
         todo = list(zip(every_path, output_names(every_path), range(len(every_path)), strict=True))
         if known:
-            todo = distributed.from_main(
-                lambda: [entry for entry in todo if not is_done(out, *entry[:2], pictures=pictures, single=single)]
-            )
+            todo = distributed.from_main(lambda: [entry for entry in todo if not is_done(out, *entry[:2])])
             if distributed.is_main():
                 console.print(f"{len(every_path) - len(todo)} of {len(every_path)} were done before.", highlight=False)
         main = distributed.is_main()
@@ -103,25 +103,41 @@ def detect(
                         errors.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
                     bar.update(task, completed=place[item.path])
         parts = distributed.gathered((len(writer.done), len(failed + writer.failed), writer.found))
-        if results is not None and main:
-            for _, entry in sorted((entry for part in parts for entry in part[2]), key=lambda entry: entry[0]):
-                results.add(*entry)
-            for path in results.write(coco):
-                console.print(f"{len(results.images)} images → {path}", markup=False, highlight=False, soft_wrap=True)
-    done, skipped = (sum(part[kind] for part in parts) for kind in (0, 1))
-    if skipped or not (done or known):
-        if main:
-            errors.print(f"{done} done, {skipped} skipped.", markup=False, highlight=False)
+        done, skipped = (sum(part[kind] for part in parts) for kind in (0, 1))
+        fine = not skipped and (done or known)
+
+        def finish() -> None:
+            if results is not None:
+                _write_together(results, parts, coco)
+            if not fine:
+                errors.print(f"{done} done, {skipped} skipped.", markup=False, highlight=False)
+
+        # All wait for it: torchrun ends every process as soon as one exits with an error.
+        distributed.from_main(finish)
+    if not fine:
         raise typer.Exit(1)
 
 
+def _write_together(results: CocoResults, parts: list[tuple[int, int, list[Any]]], path: Path) -> None:
+    """Writes what all processes found, in the order of the files."""
+    for _, entry in sorted((entry for part in parts for entry in part[2]), key=lambda entry: entry[0]):
+        results.add(*entry)
+    for file in results.write(path):
+        console.print(f"{len(results.images)} images → {file}", markup=False, highlight=False, soft_wrap=True)
+
+
 def _batches(items: Iterator[Picture | Failure], size: int) -> Iterator[list[Picture | Failure]]:
+    """Up to so many at a time, of gigantic ones fewer."""
+    from fasterrcnn.data.inputs import MOST_PIXELS, Failure
+
     batch: list[Picture | Failure] = []
+    pixels = 0
     for item in items:
         batch.append(item)
-        if len(batch) == size:
+        pixels += 0 if isinstance(item, Failure) else item.image[0].numel()
+        if len(batch) == size or pixels >= MOST_PIXELS:
             yield batch
-            batch = []
+            batch, pixels = [], 0
     if batch:
         yield batch
 

@@ -97,6 +97,31 @@ def test_folders_of_folders(weights, folder, tmp_path):
     assert [record["image"] for record in records(tmp_path / "b").values()] == [str(folder / "deep/er/z.jpg")]
 
 
+def test_results_are_not_detected_on(weights, folder, tmp_path):
+    """Run twice in one folder, with two files of one name: their results are none of the pictures."""
+    Image.fromarray(noise(64, 64)).save(folder / "0.jpg")
+    for _ in range(2):
+        run(folder, "--recursive", "--weights", weights, "--out", folder / "found", "--score-threshold", 0.9)
+        assert len(records(folder / "found")) == 6
+    assert (folder / "found" / "0_detections-3.png").exists()
+
+
+def test_batches_of_gigantic_pictures_are_smaller(weights, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "MOST_PIXELS", 7_000)
+    module = importlib.import_module("fasterrcnn.cli.detect")
+    load, sizes = module.load_detector, []
+
+    def counting(*arguments):
+        model = load(*arguments)
+        honest = model.detect
+        model.detect = lambda images, **more: sizes.append(len(images)) or honest(images, **more)
+        return model
+
+    monkeypatch.setattr(module, "load_detector", counting)
+    run(folder, "--weights", weights, "--out", tmp_path / "o", "--batch-size", 3, "--no-pictures")
+    assert sizes == [2, 1]
+
+
 def test_coco_results(weights, folder, tmp_path):
     threshold = ("--score-threshold", 0.05)
     (folder / "broken.png").write_bytes(b"\x89PNG no")

@@ -21,7 +21,7 @@ VIDEOS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".m
 """What is looked for in folders; a file that is named is tried whatever its suffix."""
 
 MARK = "_detections"
-"""Ends the names of what we write (but for a number, where several would have one), so that a folder can be run twice."""
+"""Ends the names of what we write, but for a number where several would have one, so that a folder can be run twice."""
 _OURS = re.compile(rf".*{MARK}(-\d+)?(\.mp4\.\d+\.partial)?")
 
 MOST_PIXELS = 50_000_000

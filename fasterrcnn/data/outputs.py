@@ -74,8 +74,8 @@ def prepare_folder(out: Path, weights: Path, options: Mapping[str, Any], *, resu
     stale = next(iter(sorted(out.glob(f"*{MARK}*.json"))), None)
     if stale is not None:
         raise ValueError(
-            f"{out} has results of a run without --resume, such as {stale.name}. Use another folder, remove them, or leave "
-            "out --resume to do everything again"
+            f"{out} has results of a run without --resume, such as {stale.name}. Use another folder, remove them, or "
+            "leave out --resume to do everything again"
         )
     write_text(path, json.dumps(settings) + "\n")
     return False

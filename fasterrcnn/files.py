@@ -77,6 +77,14 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}{_ENDING}{path.suffix}")
 
 
+def put(file: Path, path: Path) -> None:
+    """Gives a whole file, written :func:`beside` its place, that place."""
+    with file.open("rb+") as written:
+        os.fsync(written.fileno())
+    os.replace(file, path)
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Puts the names of a folder's files on the disk, where the system can."""
     with suppress(OSError):  # Windows opens no folders, some network file systems sync none

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ import typer
 from rich.progress import Progress
 
 from fasterrcnn.cli.common import console, errors, load_detector, reported
-from fasterrcnn.files import beside, replacing, write_text
+from fasterrcnn.files import beside, put, replacing, write_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -224,9 +224,7 @@ class _Writer:
                 self.results.image_id(item.path)
             drawn = draw(item.image, found, self.names, enlarge=item.frame is None) if self.pictures else None
             if item.frame is not None:
-                number = self._add_frame(item, record, drawn)
-                self._keep(number, item, original)
-                return None
+                return self._add_frame(item, record, drawn, original)
             self._end_video()
             stem, number = self._stems[item.path].pop(0)
             if drawn is not None:
@@ -246,28 +244,38 @@ class _Writer:
         if self.results is not None:
             self.found.append(((number, item.frame or 0), (item.path, item.size, found, item.frame)))
 
-    def _add_frame(self, item: Picture, record: dict[str, Any], drawn: Any) -> int:
-        """Adds a frame; returns the number of its file."""
+    def _add_frame(self, item: Picture, record: dict[str, Any], drawn: Any, found: Detections) -> Failure | None:
+        """Adds a frame. One that cannot be added ends its video, of which nothing is left then."""
+        from fasterrcnn.data.inputs import Failure
+
         if self._video is None or self._video.path != item.path or item.frame == 0:
             self._end_video()
             stem, number = self._stems[item.path].pop(0)
             self._video = _Video(item.path, self.out / stem, self.every, number)
-            self.done.append(item.path)
-        self._video.add({"frame": item.frame, "detections": record["detections"]}, record, drawn)
-        return self._video.number
+        if self._video.broken:
+            return None  # as was said
+        try:
+            self._video.add({"frame": item.frame, "detections": record["detections"]}, record, drawn)
+        except Exception as error:  # any encoder's own kind
+            self._video.discard()
+            return Failure(item.path, f"cannot write what was found: {error}")
+        self._keep(self._video.number, item, found)
+        return None
 
     def _end_video(self) -> None:
         from fasterrcnn.data.inputs import Failure
 
         video, self._video = self._video, None
-        if video is None:
+        if video is None or video.broken:
             return
         try:
             video.close(self.single)
         except Exception as error:  # any encoder's own kind
             self.failed.append(Failure(video.path, str(error)))
+            video.discard()
             errors.print(f"Cannot finish {video.stem}: {error}", style="red", markup=False, highlight=False)
             return
+        self.done.append(video.path)
         told = f"{video.path}: {len(video.frames)} frames → {video.stem}.*"
         console.print(told, markup=False, highlight=False, soft_wrap=True)
 
@@ -277,6 +285,7 @@ class _Video:
 
     def __init__(self, path: Path, stem: Path, every: int, number: int) -> None:
         self.path, self.stem, self.every, self.number = path, stem, every, number
+        self.broken = False
         self._target = stem.with_name(f"{stem.name}.mp4")
         self._partial = beside(self._target)
         self.frames: list[dict[str, Any]] = []
@@ -303,16 +312,19 @@ class _Video:
     def close(self, single: bool) -> None:
         if self._file is not None:
             self._file.close()
-            os.replace(self._partial, self._target)
+            put(self._partial, self._target)
         if single:
             text = json.dumps({**self._head, "frames": self.frames}) + "\n"
             write_text(self.stem.with_name(f"{self.stem.name}.json"), text)
 
     def discard(self) -> None:
         """Leaves nothing of a video that was not brought to its end."""
+        self.broken = True
         if self._file is not None:
-            self._file.close()
-            self._partial.unlink(missing_ok=True)
+            with suppress(Exception):  # any encoder's own kind
+                self._file.close()
+            with suppress(OSError):
+                self._partial.unlink(missing_ok=True)
 
 
 def as_record(

@@ -241,6 +241,28 @@ def test_videos(weights, tmp_path):
     assert "1 done, 2 skipped" in said
 
 
+def test_a_video_that_cannot_be_written(weights, tmp_path, monkeypatch):
+    """Its encoder fails in the middle: that is said once, nothing of it is left, the rest is done."""
+    imageio = pytest.importorskip("imageio.v3", reason="imageio is not installed")
+    pytest.importorskip("av", reason="av is not installed")
+    frames = np.stack([np.full((48, 64, 3), 20 * k, np.uint8) for k in range(5)])
+    for name in ("a.mp4", "b.mp4"):
+        imageio.imwrite(tmp_path / name, frames, plugin="pyav", codec="libx264", fps=5)
+    module = importlib.import_module("fasterrcnn.cli.detect")
+    add = module._Video.add
+
+    def failing(self, frame, record, drawn):
+        if self.path.name == "a.mp4" and frame["frame"] == 2:
+            raise RuntimeError("no such codec")
+        add(self, frame, record, drawn)
+
+    monkeypatch.setattr(module._Video, "add", failing)
+    said = run(tmp_path / "a.mp4", tmp_path / "b.mp4", "--weights", weights, "--out", tmp_path / "o", code=1)
+    assert said.count("no such codec") == 1
+    assert "1 done, 1 skipped" in said
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["b_detections.json", "b_detections.mp4"]
+
+
 def test_videos_without_their_package(weights, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "imageio.v3", None)
     (tmp_path / "film.mp4").write_bytes(b"")

@@ -39,7 +39,7 @@ def replacing(path: str | Path, *, keep: str | Path | None = None) -> Iterator[I
         with path.open("wb") as special:
             yield special
         return
-    path = path.resolve() if path.is_symlink() else path
+    path = path.resolve() if path.is_symlink() and keep is None else path
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_ENDING}")
     try:
         try:

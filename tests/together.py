@@ -2,10 +2,11 @@
 
     python together.py < plan.json
 
-The plan is a list of {"name", "folder", "processes", "config", "batch_norm", "own_numbers", "images"}: a training each,
-one after another. Everything is imported once; the processes are forks. Each leaves ``<folder>/<name>/<rank>.pt`` with
-the losses of every step and the parameters, or ``error`` in it. "own_numbers" lets every process divide by its own
-numbers of samples, which is wrong. "images" is their number, or a list with that of each process.
+The plan is a list of {"name", "folder", "processes", "config", "batch_norm", "own_numbers", "spoiled", "images"}: a
+training each, one after another. Everything is imported once; the processes are forks. Each leaves
+``<folder>/<name>/<rank>.pt`` with the losses of every step and the parameters, or ``error`` in it. "own_numbers" lets
+every process divide by its own numbers of samples, which is wrong; "spoiled" has an image of NaN; "images" is their
+number, or a list with that of each process.
 """
 
 from __future__ import annotations
@@ -37,10 +38,14 @@ CONFIG = {"steps": 3, "batch_size": 4, "optimizer": "sgd", "lr": 0.01, "warmup_s
 class Uneven(Rectangles):
     """Some images have no objects, and some processes therefore fewer samples than others."""
 
+    spoiled = False  # whether image 5 is all NaN
+
     def __getitem__(self, index: int):
         if index == 99:
             raise OSError("image 99 is not readable")
         image, target = super().__getitem__(index)
+        if self.spoiled and index == 5:
+            image = image * torch.nan
         if index % 3 == 0:
             target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
         return image, target
@@ -99,6 +104,7 @@ def _run(scenario: dict, rank: int, port: int) -> None:
             model = small_model(scenario.get("batch_norm", False))
             images = scenario.get("images", 9)
             dataset = Uneven(images[rank] if isinstance(images, list) else images, 64, noisy=True)
+            dataset.spoiled = scenario.get("spoiled", False)
             config = TrainConfig(**{**CONFIG, **scenario["config"]})
             out = folder / f"out{rank}"  # as on machines that share nothing
             train(model, dataset, out, config, on_step=lambda _, values: losses.append(values), progress=False)

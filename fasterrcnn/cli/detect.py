@@ -77,7 +77,7 @@ def detect(
         except OSError as error:
             raise typer.BadParameter(str(error), param_hint="--out") from error
         results = CocoResults(tuple(model.class_names or ()), coco_ids) if coco is not None else None
-        # One list for all: files may come and go while they look.
+        # One listing for all: others may be writing when a second process looks.
         every_path = distributed.from_main(lambda: find_files(images, recursive=recursive))
         todo = list(zip(every_path, output_names(every_path), range(len(every_path)), strict=True))
         if known:

@@ -104,8 +104,8 @@ def save_failed_step(failed: FailedStep, out_dir: Path) -> Path:
     Other processes than the first write ``failed_step_000412_process_1.pt``, and so on.
     """
     process = f"_process_{distributed.rank()}" if distributed.rank() else ""
+    out_dir.mkdir(parents=True, exist_ok=True)  # of another machine's process
     path = out_dir / f"failed_step_{failed.step:06d}{process}.pt"
-    out_dir.mkdir(parents=True, exist_ok=True)  # other machines than the first may have no such folder
     # Not asdict, which would copy every tensor.
     content = {field.name: getattr(failed, field.name) for field in fields(failed)}
     with replacing(path) as file:

@@ -21,7 +21,7 @@ from torch import nn
 
 from fasterrcnn import checkpoints
 from fasterrcnn.data.dataset import DetectionDataset
-from fasterrcnn.distributed import agreed, any_of, from_main, is_main, processes, rank
+from fasterrcnn.distributed import agreed, any_of, from_main, gathered, is_main, processes, rank
 from fasterrcnn.files import remove_leftovers
 from fasterrcnn.training.batches import step_batches
 from fasterrcnn.training.checkpoint import (
@@ -164,14 +164,15 @@ def train(
             try:
                 losses = stepper(images, targets, step)
             except NonFiniteError as error:
-                if not error.here:
-                    raise
-                seed, before = step_seed(config, step), rank() * len(images)
-                failed = describe_failure(
-                    error, model, buffers, images, targets, step=step + 1, seed=seed, config=config, before=before
-                )
-                path = save_failed_step(failed, out_dir)
-                raise NonFiniteError(f"{error}. The batch that caused it is in {path}", error.losses) from error
+                path = None
+                if error.here:
+                    seed, before = step_seed(config, step), rank() * len(images)
+                    failed = describe_failure(
+                        error, model, buffers, images, targets, step=step + 1, seed=seed, config=config, before=before
+                    )
+                    path = save_failed_step(failed, out_dir)
+                paths = " and ".join(str(path) for path in gathered(path) if path is not None)
+                raise NonFiniteError(f"{error}. The batch that caused it is in {paths}", error.losses) from error
             step += 1
             bar.update(task, completed=step)
             bar.report(losses, learning_rate(config, step - 1, total))

@@ -22,6 +22,9 @@ from fasterrcnn import checkpoints
 if sys.platform == "win32":
     pytest.skip("needs fork and POSIX signals", allow_module_level=True)
 
+# One process has what the quick tests of this file share.
+pytestmark = pytest.mark.xdist_group("detect_survival")
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import together
@@ -17,10 +18,14 @@ import torch
 import fasterrcnn
 import fasterrcnn.checkpoints
 from fasterrcnn.data.catalog import open_dataset
+from fasterrcnn.training.failure import load_failed_step
 from fasterrcnn.training.record import read_log
 
 if sys.platform == "win32" or not torch.distributed.is_available():
     pytest.skip("needs torch.distributed and fork", allow_module_level=True)
+
+# One process has what the quick tests of this file share.
+pytestmark = pytest.mark.xdist_group("distributed")
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 PLANS = {
@@ -32,6 +37,7 @@ PLANS = {
     "one with batch norm": {"processes": 1, "config": {"freeze_bn": False}, "batch_norm": True},
     "two with batch norm": {"processes": 2, "config": {"freeze_bn": False, "batch_size": 2}, "batch_norm": True},
     "two with other images": {"processes": 2, "config": {"batch_size": 2}, "images": [9, 8]},
+    "two and a NaN": {"processes": 2, "config": {"batch_size": 4, "steps": 1}, "images": 8, "spoiled": True},
     "two that fail": {"processes": 2, "config": {"batch_size": 50, "steps": 1}, "images": 100},
 }
 
@@ -110,6 +116,18 @@ def test_other_images_in_another_process_are_an_error(trained):
     """Of all at once; otherwise they would wait for each other."""
     errors = [found["error"] for found in trained["two with other images"]]
     assert any("images to train on is 9 in process 0, but 8 in process 1" in error for error in errors), errors
+
+
+def test_a_batch_that_is_not_finite_is_named(trained):
+    """One process has an image of NaN and keeps it; whoever prints names its file."""
+    errors = [found["error"] for found in trained["two and a NaN"]]
+    assert sorted(error.partition(":")[0] for error in errors) == ["NonFiniteError", "PeerError"]
+    told = next(error for error in errors if error.startswith("NonFiniteError"))
+    path = Path(told.partition(" is in ")[2])
+    failed = load_failed_step(path)
+    assert [bool(image.isnan().all()) for image in failed.images].count(True) == 1
+    assert failed.before == (4 if path.name == "failed_step_000001_process_1.pt" else 0)
+    assert path.parent.name == f"out{failed.before // 4}"
 
 
 SETTINGS = {

@@ -24,6 +24,9 @@ from fasterrcnn.weights import read_safetensors
 if sys.platform == "win32":
     pytest.skip("needs fork and POSIX signals", allow_module_level=True)
 
+# One process has what the quick tests of this file share.
+pytestmark = pytest.mark.xdist_group("survival")
+
 SETTINGS = {
     "train.steps": 4,
     "train.batch_size": 1,

@@ -36,6 +36,7 @@ PLANS = {
     "two with parts": {"processes": 2, "config": {"batch_size": 1, "accumulate": 2}},
     "one with batch norm": {"processes": 1, "config": {"freeze_bn": False}, "batch_norm": True},
     "two with batch norm": {"processes": 2, "config": {"freeze_bn": False, "batch_size": 2}, "batch_norm": True},
+    "two with other images": {"processes": 2, "config": {"batch_size": 2}, "images": [9, 8]},
     "two and a NaN": {"processes": 2, "config": {"batch_size": 4, "steps": 1}, "images": 8, "spoiled": True},
     "two that fail": {"processes": 2, "config": {"batch_size": 50, "steps": 1}, "images": 100},
 }
@@ -109,6 +110,12 @@ def test_an_error_ends_all(trained):
     failed = next(rank for rank, error in enumerate(errors) if error.startswith("OSError"))
     assert errors[failed] == "OSError: image 99 is not readable"
     assert errors[1 - failed] == f"PeerError: process {failed} failed"
+
+
+def test_other_images_in_another_process_are_an_error(trained):
+    """Of all at once; otherwise they would wait for each other."""
+    errors = [found["error"] for found in trained["two with other images"]]
+    assert any("images to train on is 9 in process 0, but 8 in process 1" in error for error in errors), errors
 
 
 def test_a_batch_that_is_not_finite_is_named(trained):

@@ -253,6 +253,46 @@ def test_a_failed_write_keeps_both_checkpoints(tmp_path, monkeypatch):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    """The disk is full in the middle of a line of the log."""
+    script = f"""
+import resource
+from pathlib import Path
+from fasterrcnn.training.record import Recorder
+with Recorder(Path({str(tmp_path)!r}), curves=False) as recorder:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    for step in range(1, 9):
+        recorder.step(step, {{"loss": 1.0}}, 0.1)
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60)
+    assert f"cannot write {tmp_path}/log.jsonl: File too large" in done.stderr.splitlines()[-1]
+
+
+def test_a_damaged_log_is_named(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"kind": "train"\n{"kind": "train", "step": 2}\n')
+    with pytest.raises(ValueError, match=rf"{path}, line 1"):
+        list(read_log(path))
+
+
+def test_devices_are_not_replaced(tmp_path):
+    """What is no file, as /dev/null, is written to; of a link the file behind it is replaced."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with replacing(pipe) as file:
+        file.write(b"here")
+    assert os.read(reader, 10) == b"here"
+    os.close(reader)
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with replacing(tmp_path / "link") as file:
+        file.write(b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "new"
+
+
 def test_leftovers_are_removed(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
@@ -266,6 +306,7 @@ def test_leftovers_are_removed(tmp_path):
         failing()
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     (tmp_path / ".file.123.partial").write_text("left by a killed process")
+    (tmp_path / ".download.partial").write_text("of another program")
     remove_leftovers(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".download.partial", "file"]
     assert path.read_text() == "old"

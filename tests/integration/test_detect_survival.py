@@ -121,7 +121,7 @@ def test_two_processes_share_a_folder_and_one_is_killed(weights, tmp_path):
     def detecting(*more: object) -> subprocess.Popen:
         command = [*run, "-m", "fasterrcnn", "detect", folder, "--weights", weights, *more]
         return subprocess.Popen(
-            [*map(str, command)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [*map(str, command)], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
     process = detecting("--out", out, "--resume")

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -148,7 +149,10 @@ def torchrun(*arguments, processes=2) -> subprocess.Popen:
     """``fasterrcnn`` in several processes, as the documentation starts it."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += ["-m", "fasterrcnn", *map(str, arguments)]
-    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # Not in the source folder, where Python would find sources without compiled libraries.
+    return subprocess.Popen(
+        command, cwd=tempfile.gettempdir(), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def train(out, *more) -> subprocess.Popen:
@@ -197,7 +201,7 @@ def test_files_are_trained_evaluated_and_detected_on(tmp_path, kind):
 
     def alone(*arguments) -> str:
         command = [sys.executable, "-m", "fasterrcnn", *map(str, arguments)]
-        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import support
 import torch
 from killed import carry_out
 
@@ -155,7 +156,9 @@ def test_killed_from_outside_again_and_again(tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     log = tmp_path / "run" / "log.jsonl"
     for steps in (5, 17, 30):
-        with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
             while process.poll() is None and (not log.exists() or log.read_text().count("train") < steps):
                 time.sleep(0.02)
             process.kill()
@@ -264,8 +267,7 @@ with Recorder(Path({str(tmp_path)!r}), curves=False) as recorder:
     for step in range(1, 9):
         recorder.step(step, {{"loss": 1.0}}, 0.1)
 """
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60)
+    done = support.run_python("-c", script)
     assert f"cannot write {tmp_path}/log.jsonl: File too large" in done.stderr.splitlines()[-1]
 
 

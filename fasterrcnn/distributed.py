@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -94,12 +94,13 @@ def joined(device: str = "cpu") -> Iterator[str]:
         yield device
     except Exception as error:
         mine = f"{number} {type(error).__name__}"
-        first = mine
-        with suppress(RuntimeError):  # the store may be gone as well
+        try:
             first = notes.compare_set("failure", "", mine).decode()
-        if first != mine:
+        except RuntimeError:  # the store is gone, and so is the process that kept it
+            first = None
+        if first not in (None, mine):
             raise PeerError(f"process {first.split()[0]} failed") from error
-        if _connection_lost(error):
+        if first is None or _connection_lost(error):
             raise PeerError(f"another process is gone ({_first_line(error)})", told=False) from error
         raise  # without taking leave, which would wait for the others
     dist.destroy_process_group()

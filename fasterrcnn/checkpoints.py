@@ -79,6 +79,9 @@ def load_model(path: str | Path, *, backbone: nn.Module | None = None, device: t
         num_classes, names = int(metadata["num_classes"]), json.loads(metadata["class_names"])
         # JSON has no tuples.
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata["overrides"]).items()}
+        # A file shapes a detector; it does not open others, or have some downloaded.
+        if outside := sorted(arguments.keys() & {"pretrained", "weights"}):
+            raise ValueError(f"{outside[0]!r} is no part of a detector")
         names = None if names is None else tuple(names)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} does not say what detector it is of: {type(error).__name__}: {error}") from error

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fasterrcnn.image_batch import SMALLEST_SIDE
-from fasterrcnn.model import TwoStageDetector
-from fasterrcnn.padded import unpadded
+from fasterrcnn.model import TwoStageDetector, evaluating
+from fasterrcnn.padded import check_batch, unpadded
 from fasterrcnn.types import Detections, PaddedDetections
 
 Shape = tuple[int, int, int]
@@ -135,6 +135,7 @@ class CudaGraphed:
             Copies: the next call leaves them alone.
 
         Raises:
+            TypeError: The images are no floats, or an argument is no tensor.
             ValueError: The images fit none of the captured shapes, there are none, a tensor has another shape, or a
                 threshold is not the captured one.
         """
@@ -157,7 +158,8 @@ class CudaGraphed:
             else:
                 captured.scales[:batch].copy_(scales, non_blocking=True)
             if captured.graph is None:
-                results = self._run(captured)
+                with evaluating(self.model):  # a graph stays what it is when training goes on
+                    results = self._run(captured)
             else:
                 captured.graph.replay()
                 results = captured.results
@@ -237,13 +239,9 @@ class CudaGraphed:
         return torch.cuda.device(self.device) if self._has_graphs else contextlib.nullcontext()
 
     def _check(self, images: Tensor, image_sizes: Tensor, scales: Tensor | None) -> None:
-        if images.ndim != 4 or images.shape[0] < 1 or images.shape[1] != 3:
+        check_batch(images, image_sizes, scales=scales)
+        if len(images) == 0:
             raise ValueError(f"images: expected shape [B, 3, H, W] with B ≥ 1, got {list(images.shape)}")
-        batch = images.shape[0]
-        if tuple(image_sizes.shape) != (batch, 2):
-            raise ValueError(f"image_sizes: expected shape [{batch}, 2], got {list(image_sizes.shape)}")
-        if scales is not None and tuple(scales.shape) != (batch,):
-            raise ValueError(f"scales: expected shape [{batch}], got {list(scales.shape)}")
 
     def _check_thresholds(self, asked: dict[str, float | None]) -> None:
         for name, value in asked.items():

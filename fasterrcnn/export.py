@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from fasterrcnn.image_batch import SMALLEST_SIDE
 from fasterrcnn.model import TwoStageDetector, evaluating
@@ -88,14 +88,12 @@ def to_pt2(model: TwoStageDetector, path: str | Path) -> None:
 def exported_program(model: TwoStageDetector) -> ExportedProgram:
     """``forward_padded`` as a program with a free number of images of free size; see :func:`to_onnx`."""
     device = model.device
-    batch, height, width = Dim("batch"), Dim("height", min=SMALLEST_SIDE), Dim("width", min=SMALLEST_SIDE)
     images = torch.zeros(2, 3, 4 * SMALLEST_SIDE, 5 * SMALLEST_SIDE, device=device)
     image_sizes = torch.tensor([[4 * SMALLEST_SIDE, 5 * SMALLEST_SIDE]] * 2, device=device)
     arguments: tuple[Any, ...] = (images, image_sizes)
-    shapes: tuple[Any, ...] = ({0: batch, 2: height, 3: width}, {0: batch})
     if takes_scales(model):
         arguments = (*arguments, torch.ones(2, dtype=torch.float64, device=device))
-        shapes = (*shapes, {0: batch})
+    shapes = PaddedDetector.dynamic_shapes(scales=takes_scales(model))
     with evaluating(model), torch.no_grad():
         return torch.export.export(PaddedDetector(model), arguments, dynamic_shapes=shapes, strict=False)
 

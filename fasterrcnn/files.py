@@ -7,12 +7,14 @@ content or the new one. What a killed process leaves beside it is removed by :fu
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 _ENDING = ".partial"
+_LEFTOVER = re.compile(rf"\..+\.\d+{re.escape(_ENDING)}(\.\w+)?")  # of ours; other programs use the ending too
 
 
 @contextmanager
@@ -20,7 +22,8 @@ def replacing(path: str | Path, *, keep: str | Path | None = None) -> Iterator[I
     """A binary file open for writing that takes the place of ``path`` when the block ends without an error.
 
     Args:
-        path: In a folder that exists. What is there stays until the new content is on the disk.
+        path: In a folder that exists. What is there stays until the new content is on the disk. What is no file, such
+            as /dev/null or a pipe, is written to instead of replaced; of a link, what it points to is replaced.
         keep: New name, in the same folder, of what is there.
 
     Raises:
@@ -32,6 +35,11 @@ def replacing(path: str | Path, *, keep: str | Path | None = None) -> Iterator[I
         ...     file.write(b"[1, 2]")
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with path.open("wb") as special:
+            yield special
+        return
+    path = path.resolve() if path.is_symlink() and keep is None else path
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_ENDING}")
     try:
         try:
@@ -69,6 +77,14 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}{_ENDING}{path.suffix}")
 
 
+def put(file: Path, path: Path) -> None:
+    """Gives a whole file, written :func:`beside` its place, that place."""
+    with file.open("rb+") as written:
+        os.fsync(written.fileno())
+    os.replace(file, path)
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Puts the names of a folder's files on the disk, where the system can."""
     with suppress(OSError):  # Windows opens no folders, some network file systems sync none
@@ -82,6 +98,8 @@ def sync_folder(folder: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Removes what killed processes were writing with :func:`replacing`. Nobody may be writing to the folder."""
     for file in folder.glob(f".*{_ENDING}*"):
+        if not _LEFTOVER.fullmatch(file.name):
+            continue
         with suppress(OSError):
             file.unlink()
 

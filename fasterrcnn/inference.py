@@ -31,7 +31,8 @@ def fold_batch_norms(model: nn.Module) -> int:
     """Replaces each BatchNorm after a convolution by an Identity, and gives the convolution its factor and shift.
 
     Args:
-        model: In evaluation mode; changed in place. Normalisation that is not BatchNorm stays as it is.
+        model: In evaluation mode; changed in place. Normalisation that is not BatchNorm stays as it is, and so does
+            BatchNorm that keeps no statistics.
 
     Returns:
         How many were folded.
@@ -39,9 +40,12 @@ def fold_batch_norms(model: nn.Module) -> int:
     pairs = list(_convolutions_with_norms(model))
     for parent, conv, norm_name, norm in pairs:
         # In double precision, rounded once: the fold then costs less accuracy than the two layers did.
-        factor = (norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt())[:, None, None, None]
+        # A parameter that a layer does not have is None.
+        factor = (norm.running_var.double() + norm.eps).rsqrt()
+        factor = (factor if norm.weight is None else norm.weight.double() * factor)[:, None, None, None]
         bias = 0 if conv.bias is None else conv.bias.double()
-        shift = norm.bias.double() + (bias - norm.running_mean.double()) * factor.flatten()
+        shift = (bias - norm.running_mean.double()) * factor.flatten()
+        shift = shift if norm.bias is None else norm.bias.double() + shift
         conv.weight.copy_(conv.weight.double() * factor)
         conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=conv.weight.requires_grad)
         setattr(parent, norm_name, nn.Identity())
@@ -57,6 +61,6 @@ def _convolutions_with_norms(model: nn.Module) -> Iterator[tuple[nn.Module, nn.C
         children = list(parent.named_children())
         for (_, conv), (name, norm) in pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, Norm) and not norm.training:
-                if len(norm.running_mean) != conv.out_channels:
-                    continue
+                if norm.running_mean is None or len(norm.running_mean) != conv.out_channels:
+                    continue  # no statistics to fold, or another layer's
                 yield parent, conv, name, norm

@@ -13,12 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from fasterrcnn.image_batch import ImageBatcher
-from fasterrcnn.padded import proposals_as_detections, unpadded
+from fasterrcnn.padded import check_batch, check_device, proposals_as_detections, unpadded
 from fasterrcnn.roi import DetectionLayer, RoIHeads
 from fasterrcnn.rpn import RegionProposalNetwork
 from fasterrcnn.training.losses import StageLoss
 from fasterrcnn.training.sampling import image_seeds
-from fasterrcnn.training.targets import AnchorTargets, ProposalTargets, check_targets, pad_targets
+from fasterrcnn.training.targets import (
+    AnchorTargets,
+    ProposalTargets,
+    check_padded_targets,
+    check_targets,
+    pad_targets,
+)
 from fasterrcnn.types import Detections, Losses, PaddedDetections, Target
 
 if TYPE_CHECKING:
@@ -87,8 +93,6 @@ class TwoStageDetector(nn.Module):
             TypeError: An image is no float tensor.
             ValueError: An image is not 3 × H × W, or ``max_detections`` is negative.
         """
-        if max_detections is not None and max_detections < 0:
-            raise ValueError(f"max_detections must not be negative, got {max_detections}")
         if len(images) == 0:
             return []
         with evaluating(self), torch.no_grad():
@@ -132,7 +136,9 @@ class TwoStageDetector(nn.Module):
             as there are proposals where the model has no RoI heads. Never requires grad.
 
         Raises:
-            ValueError: The model is in training mode.
+            TypeError: The images are no floats, or an argument is no tensor.
+            ValueError: The model is in training mode, a tensor has another shape or is elsewhere than the images, or
+                ``max_detections`` is negative.
 
         Example:
             >>> compiled = torch.compile(model.eval().forward_padded, fullgraph=True, dynamic=True)
@@ -140,6 +146,10 @@ class TwoStageDetector(nn.Module):
         """
         if self.training:
             raise ValueError("forward_padded needs evaluation mode: call eval() first")
+        if max_detections is not None and max_detections < 0:
+            raise ValueError(f"max_detections must not be negative, got {max_detections}")
+        check_batch(images, image_sizes, scales=scales)
+        check_device(images.device, image_sizes=image_sizes, scales=scales)
         options = {
             "score_threshold": score_threshold,
             "nms_threshold": nms_threshold,
@@ -206,7 +216,15 @@ class TwoStageDetector(nn.Module):
 
         Returns:
             As :meth:`losses`.
+
+        Raises:
+            TypeError: The images are no floats, or an argument is no tensor.
+            ValueError: A tensor has another shape, or is elsewhere than the images.
         """
+        check_batch(images, image_sizes, seeds=seeds, scales=scales)
+        check_padded_targets(len(images), boxes, labels)
+        everything = {"image_sizes": image_sizes, "boxes": boxes, "labels": labels, "seeds": seeds, "scales": scales}
+        check_device(images.device, **everything)
         features = self.features(self.batcher.normalize(images, image_sizes))
         scored_anchors = self.rpn.predict(features)
         boxes = boxes.float().masked_fill((labels <= 0)[..., None], torch.nan)  # a box of NaN overlaps nothing

@@ -55,6 +55,45 @@ class PaddedDetector(nn.Module):
         return tuple(self.model.forward_padded(images, image_sizes, scales))
 
 
+def check_batch(images: Tensor, image_sizes: Tensor, **of_images: Tensor | None) -> None:
+    """Raises where the tensors of a batch do not fit together; the message names the argument. No value is read.
+
+    Args:
+        images: float[B, 3, H, W].
+        image_sizes: [B, 2].
+        of_images: By name, tensors [B]; None is left out.
+
+    Raises:
+        TypeError: One is no tensor, or the images are no floats: whole numbers 0–255 would be taken for 0–1.
+        ValueError: One has another shape.
+    """
+    tensors = {"images": images, "image_sizes": image_sizes, **of_images}
+    for name, tensor in tensors.items():
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images: expected shape [B, 3, H, W], got {list(images.shape)}")
+    if not images.is_floating_point():
+        raise TypeError(f"images: expected floats in 0–1, got {images.dtype}")
+    batch = images.shape[0]
+    if image_sizes.ndim != 2 or image_sizes.shape[0] != batch or image_sizes.shape[1] != 2:
+        raise ValueError(f"image_sizes: expected shape [{batch}, 2], got {list(image_sizes.shape)}")
+    for name, tensor in of_images.items():
+        if tensor is not None and (tensor.ndim != 1 or tensor.shape[0] != batch):
+            raise ValueError(f"{name}: expected shape [{batch}], got {list(tensor.shape)}")
+
+
+def check_device(device: torch.device, **tensors: Tensor | None) -> None:
+    """Raises where a tensor is not on the device of the images; None is left out.
+
+    Raises:
+        ValueError: One is elsewhere; the message names it.
+    """
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != device:
+            raise ValueError(f"{name}: expected on {device}, where the images are, got {tensor.device}")
+
+
 def proposals_as_detections(
     proposals: Proposals,
     *,

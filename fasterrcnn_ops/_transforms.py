@@ -115,7 +115,12 @@ def each_entry(operator: Callable[..., Any], info, in_dims, *arguments) -> tuple
     """The vmap rule of operators that gain nothing by more: one call for each entry, the results stacked.
 
     Works where the shape of the results does not depend on data. Lists of tensors are allowed.
+
+    Raises:
+        ValueError: There is no entry, and so nothing to tell the shape of the results from.
     """
+    if info.batch_size == 0:
+        raise ValueError("torch.vmap: expected at least one entry, got none")
     results = [operator(*_entry(list(arguments), list(in_dims), index)) for index in range(info.batch_size)]
     if isinstance(results[0], torch.Tensor):
         return torch.stack(results), 0

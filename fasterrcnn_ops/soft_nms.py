@@ -7,7 +7,6 @@ from torch import Tensor
 
 from fasterrcnn_ops import _library
 from fasterrcnn_ops._transforms import refuse_vmap
-from fasterrcnn_ops.reference import soft_nms as _reference
 
 _library.load()
 
@@ -57,7 +56,7 @@ def soft_nms(
         and `min_score` are rounded first. Results are those of mmcv's ``soft_nms`` with ``offset=0``, whose order of
         equal scores depends on what it moved before, and which turns scores to NaN at a NaN IoU with "gaussian".
         Deterministic; not differentiable: the results never require grad. The size of the results depends on the data.
-        On CUDA this is composed of torch operations for now, with a synchronisation per selection.
+        On CUDA one launch selects all, and one synchronisation learns how many.
 
         Source: Bodla et al., "Soft-NMS – Improving Object Detection With One Line of Code", 2017, section 3.
 
@@ -87,17 +86,4 @@ def _soft_nms_fake(
     return boxes.new_empty(kept, dtype=torch.int64), scores.new_empty(kept)
 
 
-def _soft_nms_cuda(
-    boxes: Tensor,
-    scores: Tensor,
-    iou_threshold: float,
-    sigma: float,
-    min_score: float,
-    method: int,
-    max_output: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    return _reference.soft_nms(boxes, scores, iou_threshold, sigma, min_score, _METHODS[method], max_output=max_output)
-
-
-torch.library.impl("fasterrcnn_ops::soft_nms", "CUDA", _soft_nms_cuda)
 refuse_vmap("soft_nms", "call it once for each entry")

@@ -5,7 +5,8 @@
 The plan is a list of {"name", "folder", "processes", "config", "batch_norm", "own_numbers", "spoiled", "images"}: a
 training each, one after another. Everything is imported once; the processes are forks. Each leaves
 ``<folder>/<name>/<rank>.pt`` with the losses of every step and the parameters, or ``error`` in it. "own_numbers" lets
-every process divide by its own numbers of samples, which is wrong; "spoiled" has an image of NaN.
+every process divide by its own numbers of samples, which is wrong; "spoiled" has an image of NaN; "images" is their
+number, or a list with that of each process.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ def _run(scenario: dict, rank: int, port: int) -> None:
     try:
         with distributed.joined():
             model = small_model(scenario.get("batch_norm", False))
-            dataset = Uneven(scenario.get("images", 9), 64, noisy=True)
+            images = scenario.get("images", 9)
+            dataset = Uneven(images[rank] if isinstance(images, list) else images, 64, noisy=True)
             dataset.spoiled = scenario.get("spoiled", False)
             config = TrainConfig(**{**CONFIG, **scenario["config"]})
             out = folder / f"out{rank}"  # as on machines that share nothing

@@ -24,8 +24,10 @@ SMALL = 5_000_000  # parameters
 def check_device(name: str) -> None:
     import torch
 
+    from fasterrcnn.distributed import own_device
+
     try:
-        torch.zeros(1, device=name).tolist()  # "meta" makes tensors, but none with values
+        torch.zeros(1, device=own_device(name)).tolist()  # "meta" makes tensors, but none with values
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA raises an AssertionError
         raise typer.BadParameter(f"{name}: {str(error).splitlines()[0]}", param_hint="--device") from error
 
@@ -75,6 +77,8 @@ def reported() -> Iterator[None]:
     try:
         yield
     except PeerError as error:
+        if not error.told:
+            errors.print(f"Error{where}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
     except (OSError, ValueError, ImportError, NonFiniteError) as error:
         errors.print(f"Error{where}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,12 +12,13 @@ import typer
 from rich.progress import Progress
 
 from fasterrcnn.cli.common import console, errors, load_detector, reported
-from fasterrcnn.files import beside, replacing, write_text
+from fasterrcnn.files import beside, put, replacing, write_text
 
 if TYPE_CHECKING:
     from torch import nn
 
     from fasterrcnn.data.inputs import Failure, Picture
+    from fasterrcnn.data.results import CocoResults
     from fasterrcnn.types import Detections
 
 
@@ -61,9 +62,9 @@ def detect(
 
     if coco_ids is not None and coco is None:
         raise typer.BadParameter("belongs to --coco FILE", param_hint="--coco-ids")
-    if resume and (coco is not None or not (pictures or single)):
+    if resume and (coco is not None or not single):
         raise typer.BadParameter(
-            "needs the pictures or the JSON files to see what is done, and --coco needs all at once",
+            "needs the JSON files to see what is done, and --coco needs all at once",
             param_hint="--resume",
         )
     if weights is None:
@@ -80,9 +81,7 @@ def detect(
         every_path = distributed.from_main(lambda: find_files(images, recursive=recursive))
         todo = list(zip(every_path, output_names(every_path), range(len(every_path)), strict=True))
         if known:
-            todo = distributed.from_main(
-                lambda: [entry for entry in todo if not is_done(out, *entry[:2], pictures=pictures, single=single)]
-            )
+            todo = distributed.from_main(lambda: [entry for entry in todo if not is_done(out, *entry[:2])])
             if distributed.is_main():
                 console.print(f"{len(every_path) - len(todo)} of {len(every_path)} were done before.", highlight=False)
         main = distributed.is_main()
@@ -104,25 +103,41 @@ def detect(
                         errors.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
                     bar.update(task, completed=place[item.path])
         parts = distributed.gathered((len(writer.done), len(failed + writer.failed), writer.found))
-        if results is not None and main:
-            for _, entry in sorted((entry for part in parts for entry in part[2]), key=lambda entry: entry[0]):
-                results.add(*entry)
-            for path in results.write(coco):
-                console.print(f"{len(results.images)} images → {path}", markup=False, highlight=False, soft_wrap=True)
-    done, skipped = (sum(part[kind] for part in parts) for kind in (0, 1))
-    if skipped or not (done or known):
-        if main:
-            errors.print(f"{done} done, {skipped} skipped.", markup=False, highlight=False)
+        done, skipped = (sum(part[kind] for part in parts) for kind in (0, 1))
+        fine = not skipped and (done or known)
+
+        def finish() -> None:
+            if results is not None:
+                _write_together(results, parts, coco)
+            if not fine:
+                errors.print(f"{done} done, {skipped} skipped.", markup=False, highlight=False)
+
+        # All wait for it: torchrun ends every process as soon as one exits with an error.
+        distributed.from_main(finish)
+    if not fine:
         raise typer.Exit(1)
 
 
+def _write_together(results: CocoResults, parts: list[tuple[int, int, list[Any]]], path: Path) -> None:
+    """Writes what all processes found, in the order of the files."""
+    for _, entry in sorted((entry for part in parts for entry in part[2]), key=lambda entry: entry[0]):
+        results.add(*entry)
+    for file in results.write(path):
+        console.print(f"{len(results.images)} images → {file}", markup=False, highlight=False, soft_wrap=True)
+
+
 def _batches(items: Iterator[Picture | Failure], size: int) -> Iterator[list[Picture | Failure]]:
+    """Up to so many at a time, of gigantic ones fewer."""
+    from fasterrcnn.data.inputs import MOST_PIXELS, Failure
+
     batch: list[Picture | Failure] = []
+    pixels = 0
     for item in items:
         batch.append(item)
-        if len(batch) == size:
+        pixels += 0 if isinstance(item, Failure) else item.image[0].numel()
+        if len(batch) == size or pixels >= MOST_PIXELS:
             yield batch
-            batch = []
+            batch, pixels = [], 0
     if batch:
         yield batch
 
@@ -209,9 +224,7 @@ class _Writer:
                 self.results.image_id(item.path)
             drawn = draw(item.image, found, self.names, enlarge=item.frame is None) if self.pictures else None
             if item.frame is not None:
-                number = self._add_frame(item, record, drawn)
-                self._keep(number, item, original)
-                return None
+                return self._add_frame(item, record, drawn, original)
             self._end_video()
             stem, number = self._stems[item.path].pop(0)
             if drawn is not None:
@@ -231,28 +244,38 @@ class _Writer:
         if self.results is not None:
             self.found.append(((number, item.frame or 0), (item.path, item.size, found, item.frame)))
 
-    def _add_frame(self, item: Picture, record: dict[str, Any], drawn: Any) -> int:
-        """Adds a frame; returns the number of its file."""
+    def _add_frame(self, item: Picture, record: dict[str, Any], drawn: Any, found: Detections) -> Failure | None:
+        """Adds a frame. One that cannot be added ends its video, of which nothing is left then."""
+        from fasterrcnn.data.inputs import Failure
+
         if self._video is None or self._video.path != item.path or item.frame == 0:
             self._end_video()
             stem, number = self._stems[item.path].pop(0)
             self._video = _Video(item.path, self.out / stem, self.every, number)
-            self.done.append(item.path)
-        self._video.add({"frame": item.frame, "detections": record["detections"]}, record, drawn)
-        return self._video.number
+        if self._video.broken:
+            return None  # as was said
+        try:
+            self._video.add({"frame": item.frame, "detections": record["detections"]}, record, drawn)
+        except Exception as error:  # any encoder's own kind
+            self._video.discard()
+            return Failure(item.path, f"cannot write what was found: {error}")
+        self._keep(self._video.number, item, found)
+        return None
 
     def _end_video(self) -> None:
         from fasterrcnn.data.inputs import Failure
 
         video, self._video = self._video, None
-        if video is None:
+        if video is None or video.broken:
             return
         try:
             video.close(self.single)
         except Exception as error:  # any encoder's own kind
             self.failed.append(Failure(video.path, str(error)))
+            video.discard()
             errors.print(f"Cannot finish {video.stem}: {error}", style="red", markup=False, highlight=False)
             return
+        self.done.append(video.path)
         told = f"{video.path}: {len(video.frames)} frames → {video.stem}.*"
         console.print(told, markup=False, highlight=False, soft_wrap=True)
 
@@ -262,6 +285,7 @@ class _Video:
 
     def __init__(self, path: Path, stem: Path, every: int, number: int) -> None:
         self.path, self.stem, self.every, self.number = path, stem, every, number
+        self.broken = False
         self._target = stem.with_name(f"{stem.name}.mp4")
         self._partial = beside(self._target)
         self.frames: list[dict[str, Any]] = []
@@ -288,16 +312,19 @@ class _Video:
     def close(self, single: bool) -> None:
         if self._file is not None:
             self._file.close()
-            os.replace(self._partial, self._target)
+            put(self._partial, self._target)
         if single:
             text = json.dumps({**self._head, "frames": self.frames}) + "\n"
             write_text(self.stem.with_name(f"{self.stem.name}.json"), text)
 
     def discard(self) -> None:
         """Leaves nothing of a video that was not brought to its end."""
+        self.broken = True
         if self._file is not None:
-            self._file.close()
-            self._partial.unlink(missing_ok=True)
+            with suppress(Exception):  # any encoder's own kind
+                self._file.close()
+            with suppress(OSError):
+                self._partial.unlink(missing_ok=True)
 
 
 def as_record(

@@ -24,8 +24,12 @@ def export(
         Path | None, typer.Option(help="File to write; default: beside the weights, under their name.", dir_okay=False)
     ] = None,
     form: Annotated[
-        Format, typer.Option("--format", help="onnx: for ONNX Runtime; pt2: for torch.export.load.")
-    ] = Format.onnx,
+        Format | None,
+        typer.Option(
+            "--format",
+            help="onnx: for ONNX Runtime; pt2: for torch.export.load. Default: by the suffix of --out, else onnx.",
+        ),
+    ] = None,
     device: Annotated[
         str, typer.Option(help='Where a pt2 program will run, such as "cpu" or "cuda"; ONNX runs anywhere.')
     ] = "cpu",
@@ -34,6 +38,8 @@ def export(
     from fasterrcnn import export as exports
 
     model = load_detector(weights, device)
+    if form is None:
+        form = Format.pt2 if out is not None and out.suffix == ".pt2" else Format.onnx
     path = weights.with_suffix(f".{form.value}") if out is None else out
     with reported():
         path.parent.mkdir(parents=True, exist_ok=True)

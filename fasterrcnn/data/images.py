@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,7 +112,8 @@ def image_size(path: str | Path, annotated_size: Size | None = None, *, decode: 
         if decode or image.format == "TIFF":  # which Pillow turns itself, when it is decoded
             image.load()
         width, height = image.size
-        if _turn(image) in _SWAPPING and annotated_size != (height, width):
+        turn = _turn(image) if decode or image.format != "PNG" or _png_may_turn(path) else None
+        if turn in _SWAPPING and annotated_size != (height, width):
             return width, height
         return height, width
 
@@ -130,6 +132,19 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return _TURNS.get(image.getexif().get(_ORIENTATION))
     except Exception:  # the pixels may be whole all the same
         return None
+
+
+def _png_may_turn(path: str | Path) -> bool:
+    """Whether a PNG has a chunk that may ask for an orientation: asked for it, Pillow decodes the whole file."""
+    with open(path, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            start = file.read(min(length, 16)) if kind in (b"tEXt", b"zTXt", b"iTXt") else b""
+            if kind == b"eXIf" or start.startswith((b"Raw profile", b"XML:com")):
+                return True
+            file.seek(length + 4 - len(start), 1)
+    return False
 
 
 def _factor(image: Image.Image, most_pixels: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ VIDEOS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".m
 """What is looked for in folders; a file that is named is tried whatever its suffix."""
 
 MARK = "_detections"
-"""Ends the names of what we write, so that a folder can be run twice."""
+"""Ends the names of what we write, but for a number where several would have one, so that a folder can be run twice."""
+_OURS = re.compile(rf".*{MARK}(-\d+)?(\.mp4\.\d+\.partial)?")
 
 MOST_PIXELS = 50_000_000
 """Larger pictures are reduced by a whole factor when they are read; detectors shrink them far more anyway."""
@@ -78,7 +80,7 @@ def find_files(arguments: Iterable[str], *, recursive: bool = False) -> list[Pat
         else:
             files.append(path)
             continue
-        files += sorted(file for file in found if file.is_file() and not file.stem.endswith(MARK)) or [path]
+        files += sorted(file for file in found if file.is_file() and not _OURS.fullmatch(file.stem)) or [path]
     return files
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fasterrcnn.data.inputs import MARK, is_video
+from fasterrcnn.data.inputs import MARK
 from fasterrcnn.files import remove_leftovers, write_text
 
 SETTINGS = ".detect_settings"
@@ -32,7 +32,8 @@ def output_names(paths: Sequence[Path]) -> list[str]:
 def prepare_folder(out: Path, weights: Path, options: Mapping[str, Any], *, resume: bool) -> bool:
     """Makes the folder ready.
 
-    With ``resume`` the settings are kept in it, so that results of other settings are not taken for those of these.
+    With ``resume`` the settings are kept in it, so that results of other settings are not taken for those of these; nor
+    are results nobody knows the settings of.
 
     Args:
         out: made when missing.
@@ -45,7 +46,7 @@ def prepare_folder(out: Path, weights: Path, options: Mapping[str, Any], *, resu
 
     Raises:
         OSError: the folder cannot be written to.
-        ValueError: it has the results of other settings.
+        ValueError: it has the results of other settings, or of a run without ``resume``.
     """
     out.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out)
@@ -70,15 +71,19 @@ def prepare_folder(out: Path, weights: Path, options: Mapping[str, Any], *, resu
                 "another folder, or leave out --resume to do everything again"
             )
         return True
+    stale = next(iter(sorted(out.glob(f"*{MARK}*.json"))), None)
+    if stale is not None:
+        raise ValueError(
+            f"{out} has results of a run without --resume, such as {stale.name}. Use another folder, remove them, or "
+            "leave out --resume to do everything again"
+        )
     write_text(path, json.dumps(settings) + "\n")
     return False
 
 
-def is_done(out: Path, path: Path, name: str, *, pictures: bool, single: bool) -> bool:
-    """Whether all that is to be written for a file is there. Its JSON file, which is written last, names it."""
-    if single:
-        try:
-            return json.loads((out / f"{name}.json").read_text(encoding="utf-8"))["image"] == str(path)
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-    return pictures and (out / f"{name}{'.mp4' if is_video(path) else '.png'}").exists()
+def is_done(out: Path, path: Path, name: str) -> bool:
+    """Whether all that is to be written for a file is there: its JSON file, which is written last, and names it."""
+    try:
+        return json.loads((out / f"{name}.json").read_text(encoding="utf-8"))["image"] == str(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

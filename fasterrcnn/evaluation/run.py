@@ -91,8 +91,10 @@ def evaluate(
         on_batch: called with the number of images done so far, by this process.
 
     Raises:
-        ValueError: the model's classes are not the data set's, or the data set is empty.
+        ValueError: the model's classes are not the data set's, or the data set is empty, or another one in another
+            process.
     """
+    distributed.agreed(len(dataset), "the number of images to evaluate on")
     if len(dataset) == 0:
         raise ValueError("the data set has no images")
     if model.class_names is not None and tuple(model.class_names) != tuple(dataset.class_names):

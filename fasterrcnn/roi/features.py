@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fasterrcnn.image_batch import scale_columns
 from fasterrcnn.types import Size
 from fasterrcnn_ops import roi_align, roi_pool
 
@@ -71,12 +72,6 @@ class RoIPooler(nn.Module):
         if self.kind == "align":
             return roi_align(features, rois, self.size, scale, self.sampling_ratio, self.aligned)
         return roi_pool(features, rois, self.size, scale)
-
-
-def scale_columns(boxes: Tensor, factor_x: float, factor_y: float) -> Tensor:
-    """Boxes [K, 4] times a factor per direction; without a tensor of factors, which would be a copy from the host."""
-    x1, y1, x2, y2 = boxes.unbind(dim=1)
-    return torch.stack([x1 * factor_x, y1 * factor_y, x2 * factor_x, y2 * factor_y], dim=1)
 
 
 def truncate(boxes: Tensor, feature_size: Size) -> Tensor:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from fasterrcnn.data.batches import epoch_batches
 from fasterrcnn.data.dataset import DetectionDataset
+from fasterrcnn.data.problems import DataError
 from fasterrcnn.training.step import mixed_seed
 from fasterrcnn.types import Target
 
@@ -40,6 +41,9 @@ def step_batches(
 
     Yields:
         Images and targets, ``images_per_step // processes`` of each.
+
+    Raises:
+        DataError, OSError: Of the data set, as it raised it.
     """
     per_epoch = len(dataset) // images_per_step
     part = images_per_step // processes
@@ -53,13 +57,17 @@ def step_batches(
                 batches = epoch_batches(len(dataset), images_per_step, generator, getattr(dataset, "groups", None))
             yield [(step, index) for index in batches[step % per_epoch][rank * part : (rank + 1) * part]]
 
-    yield from DataLoader(
+    loader = DataLoader(
         _Seeded(dataset, seed),
         batch_sampler=keys(),
         num_workers=num_workers,
         collate_fn=_collate,
         worker_init_fn=_ignore_interrupts,
     )
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
 
 
 class _Seeded:
@@ -69,10 +77,13 @@ class _Seeded:
         self.dataset = dataset
         self.seed = seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target] | Exception:
         step, index = key
         torch.manual_seed(mixed_seed(self.seed, step, index))
-        return self.dataset[index]
+        try:
+            return self.dataset[index]
+        except (DataError, OSError) as error:
+            return error  # raised from a worker it would come with the worker's traceback as its message
 
 
 def _ignore_interrupts(_: int) -> None:
@@ -81,5 +92,7 @@ def _ignore_interrupts(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which ends the worker, and is how its owner does it
 
 
-def _collate(samples: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
+def _collate(samples: list[tuple[Tensor, Target] | Exception]) -> tuple[list[Tensor], list[Target]] | Exception:
+    if (error := next((sample for sample in samples if isinstance(sample, Exception)), None)) is not None:
+        return error
     return [image for image, _ in samples], [target for _, target in samples]

@@ -108,14 +108,17 @@ def forget_checkpoints(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def check_same_training(state: dict[str, Any], config: dict[str, Any], images_per_step: int, folder: Path) -> None:
-    """Refuses to go on with settings that would have given other numbers.
+def check_same_training(
+    state: dict[str, Any], config: dict[str, Any], images_per_step: int, folder: Path, *, images: int
+) -> None:
+    """Refuses to go on with settings, or files gone or come since, that would have given other numbers.
 
     Args:
         state: Of a checkpoint.
         config: The settings now, a :class:`TrainConfig` as a dict.
         images_per_step: Of all processes and parts of a step together.
         folder: Named in the message.
+        images: Of the data set.
 
     Raises:
         ValueError: Lists what differs.
@@ -125,6 +128,8 @@ def check_same_training(state: dict[str, Any], config: dict[str, Any], images_pe
     changed = [f"{k}: {then[k]!r}, now {v!r}" for k, v in config.items() if k not in _HARMLESS and then[k] != v]
     if state["images_per_step"] != images_per_step:
         changed.append(f"images per step: {state['images_per_step']}, now {images_per_step}")
+    if state.get("images", images) != images:
+        changed.append(f"images of the data set: {state['images']}, now {images}")
     if changed:
         raise ValueError(
             f"{folder / CHECKPOINT} is from a run with another configuration ({'; '.join(changed)}). Use the same one "

@@ -71,11 +71,13 @@ class FailedStep:
         Args:
             backbone: Needed where the detector has a backbone of its own making.
         """
+        # A file opens no others, and has none downloaded.
+        arguments = {k: v for k, v in self.model["arguments"].items() if k not in ("pretrained", "weights")}
         model = build(
             self.model["system"],
             num_classes=self.model["num_classes"],
             backbone=self.model["backbone"] if backbone is None else backbone,
-            **self.model["arguments"],
+            **arguments,
         )
         load_state(model, self.state, source="the failed step")
         model.train()
@@ -115,9 +117,14 @@ def load_failed_step(path: str | Path) -> FailedStep:
     """Reads what a failed training left.
 
     Raises:
-        ValueError: Not such a file.
+        OSError: It cannot be opened.
+        ValueError: Not such a file; the message names it.
     """
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    with Path(path).open("rb") as file:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # damaged files raise many kinds
+            raise ValueError(f"{path} cannot be read as a failed step ({type(error).__name__})") from error
     names = {field.name for field in fields(FailedStep)}
     if not isinstance(content, dict) or content.keys() != names:
         raise ValueError(f"{path} is no failed step: expected the entries {', '.join(sorted(names))}")

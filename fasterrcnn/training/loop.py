@@ -21,7 +21,7 @@ from torch import nn
 
 from fasterrcnn import checkpoints
 from fasterrcnn.data.dataset import DetectionDataset
-from fasterrcnn.distributed import any_of, from_main, gathered, is_main, processes, rank
+from fasterrcnn.distributed import agreed, any_of, from_main, gathered, is_main, processes, rank
 from fasterrcnn.files import remove_leftovers
 from fasterrcnn.training.batches import step_batches
 from fasterrcnn.training.checkpoint import (
@@ -97,9 +97,9 @@ def train(
         What was done.
 
     Raises:
-        ValueError: Too small a dataset, a precision the model's device has not, or a checkpoint of a run with another
-            configuration; or all checkpoints are damaged. (If the last one alone is, a line says so and the one before
-            is used.)
+        ValueError: Too small a dataset, or one that has other images in another process; a precision the model's device
+            has not; a checkpoint of a run with another configuration or number of images; or all checkpoints are
+            damaged. (If the last one alone is, a line says so and the one before is used.)
         OSError: Something cannot be written, as on a full disk or in a read-only folder; the message names it. The last
             good checkpoint is still there.
         NonFiniteError: A loss or a gradient is NaN or infinite (a FloatingPointError). The message names the file with
@@ -113,6 +113,7 @@ def train(
     """
     out_dir = Path(out_dir)
     parts = processes()
+    agreed(len(dataset), "the number of images to train on")
     images_per_step = config.images_per_step(parts)
     if len(dataset) < images_per_step:
         raise ValueError(f"the dataset has {len(dataset)} images, fewer than the batch size {images_per_step}")
@@ -123,7 +124,7 @@ def train(
     state = from_main(lambda: _prepare(out_dir, resume, console))
     step = 0
     if state is not None:
-        check_same_training(state, asdict(config), images_per_step, out_dir)
+        check_same_training(state, asdict(config), images_per_step, out_dir, images=len(dataset))
         stepper.restore(state, source=out_dir / CHECKPOINT)
         stopping.restore(state["stopping"])
         step = state["step"]
@@ -133,7 +134,13 @@ def train(
         # The checkpoint last: where it says the training is over, the weights are the last ones.
         with stepper.averaged():
             checkpoints.save(model, out_dir / WEIGHTS)
-        state = {"step": step, "images_per_step": images_per_step, "stopping": stopping.state(), **stepper.state()}
+        state = {
+            "step": step,
+            "images": len(dataset),
+            "images_per_step": images_per_step,
+            "stopping": stopping.state(),
+            **stepper.state(),
+        }
         write_checkpoint(out_dir, state)
 
     with _interruptible() as interrupted, TrainingProgress(progress and is_main(), console) as bar:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Recorder:
         kept = [entry for entry in read_log(path) if entry["step"] <= first_step] if first_step else []
         # In one go: the lines kept must survive being killed here.
         write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        self._path, self._curves = path, out_dir / CURVES
         # Line by line, so that a killed process loses none it wrote.
         self._file = path.open("a", encoding="utf-8", buffering=1)
         self._writer = _summary_writer(out_dir / CURVES, first_step) if curves else None
@@ -50,16 +52,20 @@ class Recorder:
 
     def flush(self) -> None:
         """Puts everything on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with _named(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
         if self._writer is not None:
-            self._writer.flush()
+            with _named(self._curves):
+                self._writer.flush()
 
     def close(self) -> None:
         """Ends the files."""
-        self._file.close()
+        with _named(self._path):
+            self._file.close()
         if self._writer is not None:
-            self._writer.close()
+            with _named(self._curves):
+                self._writer.close()
 
     def __enter__(self) -> Recorder:
         return self
@@ -70,11 +76,13 @@ class Recorder:
     def _note(self, kind: str, step: int, numbers: dict[str, float]) -> None:
         self._write({"kind": kind, "step": step, **numbers})
         if self._writer is not None:
-            for name, value in numbers.items():
-                self._writer.add_scalar(f"{kind}/{name}", value, step)
+            with _named(self._curves):
+                for name, value in numbers.items():
+                    self._writer.add_scalar(f"{kind}/{name}", value, step)
 
     def _write(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(entry) + "\n")
+        with _named(self._path):
+            self._file.write(json.dumps(entry) + "\n")
 
 
 class Unrecorded(Recorder):
@@ -102,14 +110,26 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
     """The entries of a ``log.jsonl``: ``kind`` ("train" or "eval"), ``step``, and numbers by name.
 
     A last line that was cut off by an interruption is left out; without the file there are none.
+
+    Raises:
+        ValueError: Another line is damaged; the message names the file.
     """
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
         try:
             yield json.loads(line)
-        except json.JSONDecodeError:
+        except json.JSONDecodeError as error:
             if number < len(lines):
-                raise
+                raise ValueError(f"{path}, line {number}: no JSON ({error})") from error
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of writing to open files do not say which; here they do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _summary_writer(folder: Path, first_step: int) -> Any:

@@ -139,8 +139,8 @@ def run_training(
         new_predictors: Leave out those of the layers that predict classes and boxes, for other classes than the file's.
 
     Raises:
-        ValueError: A configuration its system refuses, or another one than the checkpoint's; weights that do not fit;
-            or all checkpoints are damaged.
+        ValueError: A configuration its system refuses, or another one than the checkpoint's; weights that do not fit,
+            or that are a file this run replaces; or all checkpoints are damaged.
         OSError: Something cannot be written; the last good checkpoint is still there.
         NonFiniteError: See :func:`fasterrcnn.training.loop.train`.
         KeyboardInterrupt: Stopped by Ctrl-C; the same call goes on.
@@ -155,10 +155,14 @@ def run_training(
     every = _evaluation_interval(config, len(training))
     if config.train.patience is not None and not every:
         raise ValueError("train.patience counts evaluations: set eval.every_steps or eval.every_epochs")
-    first = from_main(lambda: _prepare(out_dir, config, resume, console))
-    if weights is not None and not first:
+    first = from_main(lambda: _first_step(out_dir, config, resume, console))
+    if weights is not None and not first:  # before anything of an earlier run is removed
+        if weights.resolve() in [(out_dir / name).resolve() for name in (WEIGHTS, BEST)]:
+            raise ValueError(f"{weights} would be replaced by this run: train into another folder")
         report = checkpoints.load(model, weights, predictors=not new_predictors)
         console.print(str(report), markup=False, highlight=False, soft_wrap=True)
+    if not first:
+        from_main(lambda: _begin(out_dir, config))
     with Recorder(out_dir, first) if is_main() else Unrecorded() as recorder:
         if not recorder.has_curves:
             console.print(
@@ -256,16 +260,20 @@ def _evaluation_interval(config: RunConfig, images: int) -> int:
     return 0
 
 
-def _prepare(out_dir: Path, config: RunConfig, resume: bool, console: Console) -> int:
-    """Makes the folder ready; returns the step to go on after, 0 to begin."""
-    out_dir.mkdir(parents=True, exist_ok=True)
+def _first_step(out_dir: Path, config: RunConfig, resume: bool, console: Console) -> int:
+    """The step to go on after, 0 to begin."""
     state = last_checkpoint(out_dir, partial(warn, console)) if resume else None
-    if state is not None:
-        _check_same_run(out_dir / CONFIG, config)
-        return state["step"]
+    if state is None:
+        return 0
+    _check_same_run(out_dir / CONFIG, config)
+    return state["step"]
+
+
+def _begin(out_dir: Path, config: RunConfig) -> None:
+    """Makes the folder ready for a run from its beginning."""
+    out_dir.mkdir(parents=True, exist_ok=True)
     _forget(out_dir)
     write_text(out_dir / CONFIG, to_toml(config))
-    return 0
 
 
 def _check_same_run(path: Path, config: RunConfig) -> None:

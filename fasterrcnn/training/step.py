@@ -173,7 +173,7 @@ class Stepper:
 def _parallel(model: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the option's new name is not in torch 2.11
-        # Anchors are buffers, of the sizes of each process's own images.
+        # They are equal in all processes, but for the statistics of BatchNorm that is not synchronised.
         return DistributedDataParallel(model, broadcast_buffers=False)
 
 

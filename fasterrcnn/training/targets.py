@@ -283,6 +283,16 @@ def check_targets(images: Sequence[Tensor], targets: Sequence[Target], num_class
             raise ValueError(f"labels of target {index} must be in 1…{num_classes}, got {low}…{high}")
 
 
+def check_padded_targets(count: int, boxes: Tensor, labels: Tensor) -> None:
+    """Raises ValueError unless boxes are [B, M, 4] and labels [B, M] for ``count`` images B; no value is read."""
+    if boxes.ndim != 3 or boxes.shape[0] != count or boxes.shape[2] != 4:
+        raise ValueError(f"boxes: expected shape [{count}, M, 4], got {list(boxes.shape)}")
+    if labels.ndim != 2 or labels.shape[0] != count or labels.shape[1] != boxes.shape[1]:
+        raise ValueError(
+            f"labels: expected shape [{count}, {boxes.shape[1]}], as the boxes have, got {list(labels.shape)}"
+        )
+
+
 def pad_targets(targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
     """Targets of a batch as boxes float[B, M, 4] and labels int64[B, M]; rows that are none have label 0 and box 0."""
     boxes = pad_sequence([target["boxes"] for target in targets], batch_first=True)

@@ -147,6 +147,8 @@ def _plain(name: str, value: Tensor | PickledArray) -> Tensor:
     tensor = value.tensor() if isinstance(value, PickledArray) else value.detach()
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         raise NoStateDict(f"plain tensor under {name!r:.80}")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():  # a number said to be a terabyte
+        raise NoStateDict(f"tensor with numbers of its own under {name!r:.80}")
     return tensor
 
 

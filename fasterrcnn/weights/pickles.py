@@ -42,18 +42,36 @@ def read_pickle(data: bytes) -> Any:
     """
     _check_instructions(data)
     try:
-        return _Unpickler(io.BytesIO(data), encoding="latin1").load()
+        return _Unpickler(data).load()
     except RecursionError as error:
         raise RefusedPickle("it is nested too deeply") from error
+
+
+class _Budget:
+    """How much may still be made of a pickle: its bytes become bytes, and then numbers, once each.
+
+    Without it a file could have one long string turned into bytes a million times, with ten bytes for each time.
+    """
+
+    __slots__ = ("_left",)
+
+    def __init__(self, size: int) -> None:
+        self._left = 2 * size
+
+    def take(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise RefusedPickle("it makes far more of its bytes than it has")
 
 
 class PickledArray:
     """A NumPy array in a pickle; :meth:`tensor` makes it one, once and for all places that refer to it."""
 
-    __slots__ = ("_tensor", "dtype", "fortran", "raw", "shape")
+    __slots__ = ("_tensor", "budget", "dtype", "fortran", "raw", "shape")
 
     def __init__(self) -> None:
         self._tensor: Tensor | None = None
+        self.budget: _Budget | None = None
         self.shape = self.dtype = self.fortran = self.raw = None
 
     def __setstate__(self, state: Any) -> None:
@@ -82,6 +100,8 @@ class PickledArray:
         dtype = np.dtype(code)
         if len(sizes) > 32 or math.prod(sizes) * dtype.itemsize != len(raw):
             raise RefusedPickle(f"an array of shape {list(sizes)} and type {code!r} with {len(raw)} bytes")
+        if self.budget is not None:
+            self.budget.take(len(raw))
         array = np.frombuffer(raw, dtype).reshape(sizes, order="F" if self.fortran else "C")
         # A copy of ours: contiguous, in native order, and writable, as torch wants it.
         return torch.from_numpy(array.astype(dtype.newbyteorder("="), order="C", copy=True))
@@ -110,13 +130,18 @@ class _Stand:
     Neither function nor class: a pickle can set attributes of those, and so change them for later files.
     """
 
-    __slots__ = ("_make",)
+    __slots__ = ("_budget", "_make")
 
-    def __init__(self, make: Callable[..., Any]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[..., Any], budget: _Budget) -> None:
+        self._make, self._budget = make, budget
 
     def __call__(self, *arguments: Any) -> Any:
-        return self._make(*arguments)
+        result = self._make(*arguments)
+        if isinstance(result, PickledArray):
+            result.budget = self._budget
+        elif isinstance(result, (bytes, dict)):
+            self._budget.take(len(result))
+        return result
 
     def __setstate__(self, state: Any) -> None:
         raise pickle.UnpicklingError("it changes what it calls")
@@ -169,10 +194,14 @@ _STANDS: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data), encoding="latin1")
+        self._budget = _Budget(len(data))
+
     def find_class(self, module: str, name: str) -> _Stand:
         if (module, name) not in _STANDS:
             raise RefusedPickle(f"it asks for {module}.{name}, which weights do not need and may be code")
-        return _Stand(_STANDS[module, name])
+        return _Stand(_STANDS[module, name], self._budget)
 
     def persistent_load(self, pid: Any) -> Any:
         raise RefusedPickle("it refers to something outside itself")

@@ -75,6 +75,6 @@ def fit_stem(trunk: dict[str, Tensor], theirs: InputRule, ours: InputRule) -> st
     weight = trunk[conv][:, order].double()
     trunk[conv] = (weight * factor[:, None, None]).to(trunk[conv].dtype)
     where, sign = _SHIFTS[conv]
-    if where in trunk:
+    if where in trunk and trunk[where].shape == weight.shape[:1]:
         trunk[where] = (trunk[where].double() + sign * (weight.sum((2, 3)) @ shift)).to(trunk[where].dtype)
     return f"first convolution changed from {theirs.in_words()} to {ours.in_words()}"

@@ -36,6 +36,19 @@ def test_a_step_never_waits(name):
     assert all(loss.isfinite() for loss in losses.values())
 
 
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_losses_of_lists_never_wait(name):
+    """Images and targets that are on the card already are resized, padded and learned from there."""
+    model = fasterrcnn.build(name, num_classes=3, backbone="tiny").cuda()
+    images, _, boxes, labels, _ = batch("cuda")
+    targets = [{"boxes": boxes[image, :count], "labels": labels[image, :count]} for image, count in ((0, 3), (1, 1))]
+    sum(model.losses(list(images), targets).values()).backward()
+    with support.no_synchronisation():
+        losses = model.losses(list(images), targets)
+        sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+
+
 @pytest.mark.parametrize("border", ["keep", "ignore", "exclude"])
 def test_samples_are_those_of_the_cpu(border):
     targets = AnchorTargets(sampler=Sampler(40, 0.5), border=border)

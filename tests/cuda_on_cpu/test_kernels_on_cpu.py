@@ -17,7 +17,10 @@ def _cases() -> list:
     for mode in MODES.values():
         for source in sorted(HERE.glob("*_test.cpp")):
             for slow, name in re.findall(r"^(SLOW_)?CASE\((\w+)\)", source.read_text(), re.MULTILINE):
-                marks = [pytest.mark.slow] if slow or mode.name == "tsan" else []
+                # One process for a program, or several would compile it at the same time.
+                marks = [pytest.mark.xdist_group(f"{mode.name}-{source.stem}")]
+                if slow or mode.name == "tsan":
+                    marks.append(pytest.mark.slow)
                 found.append(pytest.param(mode, source, name, id=f"{mode.name}-{source.stem}-{name}", marks=marks))
     return found
 

@@ -38,6 +38,8 @@ FOUND = {
 RIGHT_BY_CHANCE = ("missing_syncthreads", "missing_syncwarp", "missing_threadfence", "block_race")
 SOURCE = HERE / "planted_bugs.cpp"
 
+pytestmark = pytest.mark.xdist_group("planted_bugs")  # one process compiles the program
+
 
 def run_cases(mode_name: str, *cases: str):
     mode = MODES[mode_name]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from data_files import png_head
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from fasterrcnn.data.images import image_size, read_image, read_reduced, to_tensor
 
@@ -82,6 +82,27 @@ def test_every_orientation(tmp_path, orientation, suffix):
     reduced, size = read_reduced(path, 64 * 96 // 4)
     assert (tuple(reduced.shape), size) == ((3, 32, 48), (64, 96))
     torch.testing.assert_close(reduced, to_tensor(picture.reduce(2)), atol=0.03, rtol=0)
+
+
+def test_heads_of_png_files_suffice(tmp_path, monkeypatch):
+    """But for those with EXIF data, which may lie behind the pixels."""
+    plain, turned, behind = (save(tmp_path, f"{name}.png", np.zeros((40, 60, 3), np.uint8)) for name in "abc")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Software", "a program")
+    Image.open(plain).save(plain, pnginfo=text)
+    Image.open(turned).save(turned, exif=exif)
+    data, chunk = turned.read_bytes(), turned.read_bytes().index(b"eXIf") - 4
+    end = chunk + 12 + int.from_bytes(data[chunk : chunk + 4], "big")
+    behind.write_bytes(data[:chunk] + data[end:-12] + data[chunk:end] + data[-12:])
+    decoded = []
+    load = PngImagePlugin.PngImageFile.load
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: decoded.append(self) or load(self))
+    assert image_size(plain) == (40, 60)
+    assert not decoded
+    assert image_size(turned) == image_size(behind) == (60, 40)
+    assert read_image(behind).shape == (3, 60, 40)
 
 
 def test_boxes_decide_about_an_orientation(tmp_path):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from fasterrcnn import build, checkpoints, cli
+from fasterrcnn import build, checkpoints, cli, export
 from fasterrcnn.build import SYSTEMS
 from fasterrcnn.export import KEY, takes_scales, to_onnx, to_pt2
 
@@ -176,6 +176,27 @@ def test_what_onnx_does_not_take_is_refused(tmp_path):
         to_onnx(detector("resnet50_c4", nms_threshold=-0.5), tmp_path / "model.onnx")
     with pytest.raises(ValueError, match="does not take bfloat16"):
         to_onnx(detector("resnet50_c4").to(torch.bfloat16), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("options", "written"),
+    [
+        (["--out", "new.pt2"], "pt2 new.pt2"),
+        (["--out", "new.onnx"], "onnx new.onnx"),
+        (["--out", "new"], "onnx new"),
+        (["--format", "onnx", "--out", "new.pt2"], "onnx new.pt2"),
+        (["--format", "pt2"], "pt2 classic.pt2"),
+        ([], "onnx classic.onnx"),
+    ],
+)
+def test_the_format_is_that_of_the_file_to_write(options, written, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoints.save(detector("classic_vgg16"), Path("classic.safetensors"))
+    calls = []
+    for form in ("onnx", "pt2"):
+        monkeypatch.setattr(export, f"to_{form}", lambda _, path, form=form: calls.append(f"{form} {path}"))
+    run("--weights", "classic.safetensors", *options)
+    assert calls == [written]
 
 
 def test_missing_weights_are_a_usage_error(tmp_path):

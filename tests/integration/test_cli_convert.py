@@ -84,3 +84,17 @@ def test_training_from_weights_of_other_classes(tmp_path):
     # A run that goes on has weights of its own.
     (tmp_path / "a.pth").unlink()
     run("--system", "classic_vgg16", "--backbone", "tiny", *words, "--new-predictors", command="train")
+
+
+def test_weights_the_run_would_remove_are_refused(tmp_path):
+    """A new run removes what an earlier one left in its folder, but not before the weights to begin with are read."""
+    best = tmp_path / "run" / "best.safetensors"
+    best.parent.mkdir()
+    checkpoints.save(build("classic_vgg16", num_classes=3, backbone="tiny"), best)
+    (tmp_path / "broken.pth").write_bytes(b"none")
+    words = ["--system", "classic_vgg16", "--backbone", "tiny", "--out", tmp_path / "run"]
+    words += [word for setting in ("steps=1", "train_images=4", "eval_images=1") for word in ("--set", setting)]
+    said = run(*words, "--weights", best, command="train", code=2)
+    assert "best.safetensors would be replaced by this run" in said
+    assert "broken.pth" in run(*words, "--weights", tmp_path / "broken.pth", command="train", code=2)
+    assert [path.name for path in best.parent.iterdir()] == ["best.safetensors"]

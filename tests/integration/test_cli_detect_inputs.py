@@ -97,6 +97,31 @@ def test_folders_of_folders(weights, folder, tmp_path):
     assert [record["image"] for record in records(tmp_path / "b").values()] == [str(folder / "deep/er/z.jpg")]
 
 
+def test_results_are_not_detected_on(weights, folder, tmp_path):
+    """Run twice in one folder, with two files of one name: their results are none of the pictures."""
+    Image.fromarray(noise(64, 64)).save(folder / "0.jpg")
+    for _ in range(2):
+        run(folder, "--recursive", "--weights", weights, "--out", folder / "found", "--score-threshold", 0.9)
+        assert len(records(folder / "found")) == 6
+    assert (folder / "found" / "0_detections-3.png").exists()
+
+
+def test_batches_of_gigantic_pictures_are_smaller(weights, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "MOST_PIXELS", 7_000)
+    module = importlib.import_module("fasterrcnn.cli.detect")
+    load, sizes = module.load_detector, []
+
+    def counting(*arguments):
+        model = load(*arguments)
+        honest = model.detect
+        model.detect = lambda images, **more: sizes.append(len(images)) or honest(images, **more)
+        return model
+
+    monkeypatch.setattr(module, "load_detector", counting)
+    run(folder, "--weights", weights, "--out", tmp_path / "o", "--batch-size", 3, "--no-pictures")
+    assert sizes == [2, 1]
+
+
 def test_coco_results(weights, folder, tmp_path):
     threshold = ("--score-threshold", 0.05)
     (folder / "broken.png").write_bytes(b"\x89PNG no")
@@ -214,6 +239,28 @@ def test_videos(weights, tmp_path):
     assert "broken.mp4: damaged video after 0 frames" in said
     assert "gone.mp4: no such file" in said
     assert "1 done, 2 skipped" in said
+
+
+def test_a_video_that_cannot_be_written(weights, tmp_path, monkeypatch):
+    """Its encoder fails in the middle: that is said once, nothing of it is left, the rest is done."""
+    imageio = pytest.importorskip("imageio.v3", reason="imageio is not installed")
+    pytest.importorskip("av", reason="av is not installed")
+    frames = np.stack([np.full((48, 64, 3), 20 * k, np.uint8) for k in range(5)])
+    for name in ("a.mp4", "b.mp4"):
+        imageio.imwrite(tmp_path / name, frames, plugin="pyav", codec="libx264", fps=5)
+    module = importlib.import_module("fasterrcnn.cli.detect")
+    add = module._Video.add
+
+    def failing(self, frame, record, drawn):
+        if self.path.name == "a.mp4" and frame["frame"] == 2:
+            raise RuntimeError("no such codec")
+        add(self, frame, record, drawn)
+
+    monkeypatch.setattr(module._Video, "add", failing)
+    said = run(tmp_path / "a.mp4", tmp_path / "b.mp4", "--weights", weights, "--out", tmp_path / "o", code=1)
+    assert said.count("no such codec") == 1
+    assert "1 done, 1 skipped" in said
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["b_detections.json", "b_detections.mp4"]
 
 
 def test_videos_without_their_package(weights, tmp_path, monkeypatch):

@@ -72,8 +72,11 @@ def outcomes(weights, tmp_path_factory):
         plans[moment] = [detecting(f"{moment}", kill=moment), detecting(f"{moment}")]
     plans["settings"] = [
         *(detecting("whole", "--score-threshold", "0.3"), detecting("whole")),
-        *(detecting("whole", "--coco", "coco.json"), detecting("whole", "--no-pictures", "--no-json")),
+        *(detecting("whole", "--coco", "coco.json"), detecting("whole", "--no-json")),
     ]
+    (folder / "unknown").mkdir()  # as a run without --resume leaves it, perhaps of other weights
+    (folder / "unknown" / "00_detections.json").write_text(json.dumps({"image": str(found / "00.png")}))
+    plans["unknown"] = [detecting("unknown")]
     results = carry_out([scenario for plan in plans.values() for scenario in plan])
     return folder, {name: [results.pop(0) for _ in plan] for name, plan in plans.items()}
 
@@ -99,6 +102,13 @@ def test_results_of_other_settings_are_not_taken(outcomes):
     assert all("--resume" in run["said"] for run in runs[2:])
 
 
+def test_results_of_unknown_settings_are_not_taken(outcomes):
+    folder, runs = outcomes
+    assert runs["unknown"][0]["code"] == 2
+    assert "00_detections.json" in runs["unknown"][0]["said"]
+    assert sorted(path.name for path in (folder / "unknown").iterdir()) == ["00_detections.json"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pgrep") is None, reason="needs pgrep to find the processes")
 def test_two_processes_share_a_folder_and_one_is_killed(weights, tmp_path):
@@ -111,7 +121,7 @@ def test_two_processes_share_a_folder_and_one_is_killed(weights, tmp_path):
     def detecting(*more: object) -> subprocess.Popen:
         command = [*run, "-m", "fasterrcnn", "detect", folder, "--weights", weights, *more]
         return subprocess.Popen(
-            [*map(str, command)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [*map(str, command)], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
     process = detecting("--out", out, "--resume")
@@ -131,7 +141,8 @@ def test_two_processes_share_a_folder_and_one_is_killed(weights, tmp_path):
     assert not list(out.glob(".*partial*"))
     records = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
     assert [record["image"] for record in records] == [str(path) for path in sorted(folder.iterdir())]
-    # All together, in COCO's format: as one process writes it.
+    # All together, in COCO's format: as one process writes it. What ends in an error waits for the file.
+    (folder / "zz.png").write_bytes(b"no picture")
     detecting("--out", tmp_path / "two", "--no-pictures", "--no-json", "--coco", tmp_path / "two.json").communicate()
     run[-1] = "1"
     detecting("--out", tmp_path / "one", "--no-pictures", "--no-json", "--coco", tmp_path / "one.json").communicate()

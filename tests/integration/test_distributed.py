@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -36,6 +37,7 @@ PLANS = {
     "two with parts": {"processes": 2, "config": {"batch_size": 1, "accumulate": 2}},
     "one with batch norm": {"processes": 1, "config": {"freeze_bn": False}, "batch_norm": True},
     "two with batch norm": {"processes": 2, "config": {"freeze_bn": False, "batch_size": 2}, "batch_norm": True},
+    "two with other images": {"processes": 2, "config": {"batch_size": 2}, "images": [9, 8]},
     "two and a NaN": {"processes": 2, "config": {"batch_size": 4, "steps": 1}, "images": 8, "spoiled": True},
     "two that fail": {"processes": 2, "config": {"batch_size": 50, "steps": 1}, "images": 100},
 }
@@ -111,6 +113,12 @@ def test_an_error_ends_all(trained):
     assert errors[1 - failed] == f"PeerError: process {failed} failed"
 
 
+def test_other_images_in_another_process_are_an_error(trained):
+    """Of all at once; otherwise they would wait for each other."""
+    errors = [found["error"] for found in trained["two with other images"]]
+    assert any("images to train on is 9 in process 0, but 8 in process 1" in error for error in errors), errors
+
+
 def test_a_batch_that_is_not_finite_is_named(trained):
     """One process has an image of NaN and keeps it; whoever prints names its file."""
     errors = [found["error"] for found in trained["two and a NaN"]]
@@ -141,7 +149,10 @@ def torchrun(*arguments, processes=2) -> subprocess.Popen:
     """``fasterrcnn`` in several processes, as the documentation starts it."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += ["-m", "fasterrcnn", *map(str, arguments)]
-    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # Not in the source folder, where Python would find sources without compiled libraries.
+    return subprocess.Popen(
+        command, cwd=tempfile.gettempdir(), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def train(out, *more) -> subprocess.Popen:
@@ -190,7 +201,7 @@ def test_files_are_trained_evaluated_and_detected_on(tmp_path, kind):
 
     def alone(*arguments) -> str:
         command = [sys.executable, "-m", "fasterrcnn", *map(str, arguments)]
-        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import support
 import torch
 from killed import carry_out
 
@@ -155,7 +156,9 @@ def test_killed_from_outside_again_and_again(tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     log = tmp_path / "run" / "log.jsonl"
     for steps in (5, 17, 30):
-        with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
             while process.poll() is None and (not log.exists() or log.read_text().count("train") < steps):
                 time.sleep(0.02)
             process.kill()
@@ -253,6 +256,45 @@ def test_a_failed_write_keeps_both_checkpoints(tmp_path, monkeypatch):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    """The disk is full in the middle of a line of the log."""
+    script = f"""
+import resource
+from pathlib import Path
+from fasterrcnn.training.record import Recorder
+with Recorder(Path({str(tmp_path)!r}), curves=False) as recorder:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    for step in range(1, 9):
+        recorder.step(step, {{"loss": 1.0}}, 0.1)
+"""
+    done = support.run_python("-c", script)
+    assert f"cannot write {tmp_path}/log.jsonl: File too large" in done.stderr.splitlines()[-1]
+
+
+def test_a_damaged_log_is_named(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"kind": "train"\n{"kind": "train", "step": 2}\n')
+    with pytest.raises(ValueError, match=rf"{path}, line 1"):
+        list(read_log(path))
+
+
+def test_devices_are_not_replaced(tmp_path):
+    """What is no file, as /dev/null, is written to; of a link the file behind it is replaced."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with replacing(pipe) as file:
+        file.write(b"here")
+    assert os.read(reader, 10) == b"here"
+    os.close(reader)
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with replacing(tmp_path / "link") as file:
+        file.write(b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "new"
+
+
 def test_leftovers_are_removed(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
@@ -266,6 +308,7 @@ def test_leftovers_are_removed(tmp_path):
         failing()
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     (tmp_path / ".file.123.partial").write_text("left by a killed process")
+    (tmp_path / ".download.partial").write_text("of another program")
     remove_leftovers(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".download.partial", "file"]
     assert path.read_text() == "old"

@@ -244,6 +244,13 @@ def test_another_configuration_does_not_resume(tmp_path):
         run(tmp_path, replace(CONFIG, steps=2, lr=0.01))
 
 
+def test_other_images_do_not_resume(tmp_path):
+    """A file that is missing since would change which images come in which step."""
+    run(tmp_path, replace(CONFIG, steps=2))
+    with pytest.raises(ValueError, match=r"images of the data set: 5, now 7"):
+        run(tmp_path, replace(CONFIG, steps=2), dataset=Rectangles(7, 64))
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 half a zip"])
 def test_damaged_checkpoint_is_named(tmp_path, content):
     (tmp_path / "checkpoint.pt").write_bytes(content)
@@ -310,6 +317,9 @@ def test_a_failed_step_is_told_from_other_files(tmp_path):
     torch.save({"step": 1}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"other\.pt is no failed step: expected the entries before, config, images"):
         load_failed_step(tmp_path / "other.pt")
+    (tmp_path / "half.pt").write_bytes((tmp_path / "other.pt").read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"half\.pt cannot be read as a failed step"):
+        load_failed_step(tmp_path / "half.pt")
 
 
 def test_a_failed_step_changes_no_running_statistics(tmp_path):

@@ -77,6 +77,15 @@ def test_every_argument_survives(tmp_path):
     assert model.arguments["roi_pooling"] == "align"
 
 
+@pytest.mark.parametrize("argument", [{"weights": "/other/file"}, {"pretrained": True}])
+def test_a_file_opens_no_other(saved, argument):
+    """Arguments that say where initial weights come from are none of a detector's."""
+    model, path = saved
+    rewrite(path, overrides=json.dumps({**model.arguments, **argument}))
+    with pytest.raises(ValueError, match=rf"{path} .*'{next(iter(argument))}' is no part of a detector"):
+        checkpoints.load_model(path)
+
+
 def test_resnet_system(tmp_path):
     """With the tiny trunk in it: the name, not the size, is what is tested."""
     model = fasterrcnn.build("classic_resnet50", num_classes=1, backbone="tiny")

@@ -199,6 +199,8 @@ def test_wrong_tensors(several):
         several(images, sizes[:1])  # would be copied to both
     with pytest.raises(ValueError, match=r"scales: expected shape \[2\], got \[1\]"):
         several(images, sizes, scales[:1])
+    with pytest.raises(TypeError, match=r"images: expected floats in 0–1, got torch.uint8"):
+        several((images * 255).byte(), sizes)  # would be copied as they are
 
 
 @pytest.mark.parametrize("shapes", [[(1, 64)], [(0, 64, 64)], [(1, 31, 64)], [(1, 64, 64), (1, 64, 8)]])
@@ -236,6 +238,17 @@ def test_parameters_changed_in_place_count():
     model.load_state_dict({name: value * 1.5 for name, value in model.state_dict().items()})
     after = graphed(*arguments)
     assert not torch.equal(before.scores, after.scores)
+
+
+def test_training_that_goes_on_changes_nothing():
+    """Graphs stay what they are, and so do the plain calls that stand for them; the model keeps its mode."""
+    model = copy.deepcopy(tiny())
+    graphed = CudaGraphed(model, [(1, 64, 64)])
+    arguments = batch_of(1, 64, 64)
+    before = graphed(*arguments)
+    model.train()
+    assert_same(graphed(*arguments), before)
+    assert model.training
 
 
 # --- capturing, with the calls to CUDA pretended ---------------------------------------------------------------------

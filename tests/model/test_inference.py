@@ -46,6 +46,19 @@ def test_a_norm_of_other_channels_is_no_partner():
     assert fold_batch_norms(nn.ModuleList([nn.Conv2d(3, 4, 1), nn.BatchNorm2d(3)]).eval()) == 0
 
 
+def test_norms_without_factors_and_without_statistics():
+    """A backbone of one's own may have either; the first is folded like any other."""
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False)).eval()
+    plain[1].running_mean.uniform_(-1, 1)
+    plain[1].running_var.uniform_(0.5, 2)
+    image = torch.rand(1, 3, 5, 5)
+    with torch.no_grad():
+        before = plain(image)
+        assert fold_batch_norms(plain) == 1
+        torch.testing.assert_close(plain(image), before)
+    assert fold_batch_norms(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)).eval()) == 0
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_same_numbers_at_every_stage(system):
     torch.manual_seed(1)

@@ -8,6 +8,7 @@ from padded_cases import BATCHES, CASES, padded_batch, tiny
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fasterrcnn.image_batch import scale_boxes
 from fasterrcnn.padded import proposals_as_detections, unpadded
 from fasterrcnn.rpn import AnchorGrid
 from fasterrcnn.types import ImageBatch, PaddedDetections, Proposals
@@ -187,6 +188,33 @@ def test_training_mode_is_refused(model):
         tiny("resnet50_c4").train().forward_padded(*BATCHES[0])
 
 
+IMAGES, SIZES = BATCHES[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((IMAGES[0], SIZES), ValueError, r"images: expected shape \[B, 3, H, W\], got \[3, 96, 128\]"),
+        ((IMAGES[:, :1], SIZES), ValueError, r"images: expected shape .*, got \[2, 1, 96, 128\]"),
+        ((IMAGES.byte(), SIZES), TypeError, r"images: expected floats in 0–1, got torch.uint8"),
+        ((IMAGES, SIZES.tolist()), TypeError, "image_sizes: expected a tensor, got list"),
+        ((IMAGES, SIZES[:1]), ValueError, r"image_sizes: expected shape \[2, 2\], got \[1, 2\]"),
+        ((IMAGES, SIZES[0]), ValueError, r"image_sizes: expected shape \[2, 2\], got \[2\]"),
+        ((IMAGES, SIZES, torch.ones(1)), ValueError, r"scales: expected shape \[2\], got \[1\]"),
+        ((IMAGES, SIZES, 1.0), TypeError, "scales: expected a tensor, got float"),
+        ((IMAGES, SIZES.to("meta")), ValueError, "image_sizes: expected on cpu, where the images are, got meta"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        tiny("classic_vgg16").forward_padded(*arguments)
+
+
+def test_a_negative_number_of_detections_is_refused(model):
+    with pytest.raises(ValueError, match="max_detections must not be negative, got -1"):
+        model.forward_padded(IMAGES, SIZES, max_detections=-1)
+
+
 # Nothing is read back, and nothing comes from the host.
 
 
@@ -242,6 +270,14 @@ def test_nothing_is_read_back(model):
     with Reads() as mode, torch.no_grad():
         model.forward_padded(images, sizes, scales, nms_threshold=0.4, score_threshold=0.1, max_detections=9)
     assert mode.found == []
+
+
+def test_scaling_boxes_takes_nothing_from_the_host():
+    boxes = torch.tensor([[1.0, 2, 3, 4]])
+    with Reads() as mode:
+        scaled = scale_boxes(boxes, (10, 20), (30, 20))
+    assert mode.found == []
+    assert scaled.tolist() == [[1, 6, 3, 12]]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -179,6 +179,7 @@ def test_losses_equal_the_plain_reference(name):
         torch.autograd.grad(sum(plain.values()), parameters, allow_unused=True),
         strict=True,
     ):
+        assert (mine is None) == (theirs is None)
         if mine is not None:
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
 
@@ -231,6 +232,23 @@ def test_lists_are_the_padded_form(name):
     labels = nn.utils.rnn.pad_sequence([target["labels"] for target in collated.targets], batch_first=True)
     sizes, scales = torch.tensor(collated.sizes), torch.tensor(collated.scales, dtype=torch.float64)
     assert losses == model.losses_padded(collated.images, sizes, boxes, labels, seeds, scales)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("boxes", torch.zeros(2, 3, 4), r"boxes: expected shape \[3, M, 4\], got \[2, 3, 4\]"),
+        ("labels", torch.ones(3, 1, dtype=torch.int64), r"labels: expected shape \[3, 3\], .*, got \[3, 1\]"),
+        ("seeds", torch.zeros(1, dtype=torch.int64), r"seeds: expected shape \[3\], got \[1\]"),
+        ("image_sizes", torch.ones(3, 3), r"image_sizes: expected shape \[3, 2\], got \[3, 3\]"),
+        ("seeds", torch.zeros(3, dtype=torch.int64, device="meta"), "seeds: expected on cpu, .*, got meta"),
+    ],
+)
+def test_wrong_arguments_are_named(name, value, message):
+    """Some would be taken for something else: one seed for that of every image, one label for that of every box."""
+    inputs = dict(zip(("images", "image_sizes", "boxes", "labels", "seeds"), batch(), strict=True))
+    with pytest.raises(ValueError, match=message):
+        tiny("resnet50_c4").losses_padded(**{**inputs, name: value})
 
 
 def test_scales_matter_to_the_rule_that_needs_them():

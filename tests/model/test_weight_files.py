@@ -238,6 +238,32 @@ def test_a_tensor_longer_than_its_record(tmp_path):
         read_tensors(path)
 
 
+def test_small_files_do_not_become_large(tmp_path):
+    """One string made bytes, or an array, again and again; one number said to be a matrix."""
+    text = b"X" + (100_000).to_bytes(4, "little") + b"a" * 100_000
+    start = b"\x80\x02c_codecs\nencode\nq\x01" + text + b"q\x02X\x06\0\0\0latin1q\x03("
+    (tmp_path / "a.pkl").write_bytes(start + b"h\x01h\x02h\x03\x86R" * 1000 + b"l.")
+    with pytest.raises(ValueError, match=r"a\.pkl is refused: it makes far more of its bytes than it has"):
+        read_tensors(tmp_path / "a.pkl")
+
+    class Shared:
+        """Written as an array of bytes that others have as well."""
+
+        def __reduce__(self):
+            return (frombuffer, (raw, np.dtype("f4"), (25_000,), "C"))
+
+    frombuffer = np.zeros(1).__reduce_ex__(5)[0]
+    raw = bytearray(100_000)  # which pickle writes once
+    data = pickle.dumps({str(k): Shared() for k in range(40)}, 5)
+    assert len(data) < 110_000
+    (tmp_path / "b.pkl").write_bytes(data)
+    with pytest.raises(ValueError, match=r"b\.pkl is refused: it makes far more of its bytes than it has"):
+        read_tensors(tmp_path / "b.pkl")
+    torch.save({"a": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "c.pth")
+    with pytest.raises(ValueError, match=r"c\.pth holds no tensor with numbers of its own under 'a'"):
+        read_tensors(tmp_path / "c.pth")
+
+
 def test_damaged_archives(tmp_path):
     path = tmp_path / "a.pth"
     torch.save({"a": torch.full((100,), 7.0)}, path)

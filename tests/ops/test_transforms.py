@@ -87,6 +87,11 @@ def test_nms_padded_keeps_to_its_capacity():
     assert keep.tolist() == [[5, -1, -1, -1], [5, 4, 3, 2]]
 
 
+def test_no_entries_are_refused():
+    with pytest.raises(ValueError, match=r"torch\.vmap: expected at least one entry, got none"):
+        torch.vmap(lambda b: nms_padded(b, b[:, 0], iou_threshold=0.5, max_output=4))(torch.rand(0, 5, 4))
+
+
 def test_nested_nms_padded():
     boxes = torch.stack([torch.stack([clustered(20, seeded(3 * i + j))[0] for j in range(3)]) for i in range(2)])
     scores = torch.rand(3, 20, generator=seeded(7))

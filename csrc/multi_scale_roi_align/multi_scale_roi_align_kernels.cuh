@@ -83,8 +83,15 @@ FRCNN_HD int64_t pyramid_tiles(const PyramidMaps<scalar_t>& maps, const RoiAlign
   return tiles;
 }
 
+// As kGatherBlocks, but the level takes a few registers more: before sm_90 ptxas would spill them as well.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1000)
+constexpr int kPyramidGatherBlocks = 1;
+#else
+constexpr int kPyramidGatherBlocks = 2;
+#endif
+
 template <typename scalar_t, int kLanes>
-__global__ void __launch_bounds__(kGatherThreads, kGatherBlocks)
+__global__ void __launch_bounds__(kGatherThreads, kPyramidGatherBlocks)
     multi_scale_roi_align_backward_kernel(const scalar_t* __restrict__ grad,             // [K, C, PH, PW]
                                           const widened_t<scalar_t>* __restrict__ rois,  // [K, 5]
                                           const __grid_constant__ RoiAlignParams p,

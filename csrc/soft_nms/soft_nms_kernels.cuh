@@ -21,7 +21,7 @@
 namespace frcnn {
 namespace {
 
-constexpr int kSoftNmsBlock = 1024;  // at most; as many warps as there are boxes for
+constexpr int kSoftNmsBlock = 512;  // at most; as many warps as there are boxes for
 constexpr int kSoftNmsWarps = kSoftNmsBlock / kWarp;
 static_assert(kSoftNmsWarps <= kWarp, "one warp looks at one result of every warp");
 

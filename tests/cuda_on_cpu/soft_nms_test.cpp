@@ -78,7 +78,7 @@ CASE(float64) {
   for (const SoftNmsMethod method : kMethods) check<double>({.boxes = 30, .method = method, .hostile = true});
 }
 
-CASE(more_boxes_than_threads) { check<float>({.boxes = 1100, .method = SoftNmsMethod::kGaussian, .max_output = 4}); }
+CASE(more_boxes_than_threads) { check<float>({.boxes = 600, .method = SoftNmsMethod::kGaussian, .max_output = 4}); }
 
 CASE(limits) {
   check<float>({.boxes = 20, .max_output = 3});

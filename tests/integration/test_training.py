@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import signal
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 from rectangles import Rectangles
 from rich.console import Console
-from torch import nn
+from small_training import CONFIG, WithBatchNorm, assert_same, run, small_model
 
 import fasterrcnn
-from fasterrcnn.backbone.tiny import Tiny
 from fasterrcnn.checkpoints import load_model
 from fasterrcnn.training.display import TrainingProgress
-from fasterrcnn.training.failure import NonFiniteError, load_failed_step
-from fasterrcnn.training.loop import TrainConfig, learning_rate, make_optimizer, train
+from fasterrcnn.training.loop import TrainConfig
 from fasterrcnn.training.step import Stepper
 from fasterrcnn_ops import box_iou
-
-CONFIG = TrainConfig(steps=6, batch_size=2, warmup_steps=2, checkpoint_every=2, seed=3)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -35,41 +29,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def small_model(seed: int = 0, **overrides):
-    torch.manual_seed(seed)
-    arguments = {"rpn_post_nms_top_n": (50, 30), "roi_samples": 16, "min_size": None, "max_size": None, **overrides}
-    return fasterrcnn.build("classic_vgg16", num_classes=3, **{"backbone": "tiny", **arguments})
-
-
-class WithBatchNorm(Tiny):
-    """The tiny trunk with one batch norm behind it."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm = nn.BatchNorm2d(self.out_channels)
-
-
-def run(out_dir: Path, config: TrainConfig = CONFIG, *, dataset=None, model=None, on_step=None, **options):
-    """Trains a fresh model; returns its parameters and the loss of each step."""
-    model = small_model() if model is None else model
-    history = {}
-
-    def record(step, losses):
-        history[step] = losses
-        if on_step is not None:
-            on_step(step, losses)
-
-    dataset = Rectangles(5, 64, noisy=True) if dataset is None else dataset
-    train(model, dataset, out_dir, config, on_step=record, progress=False, **options)
-    return model.state_dict(), history
-
-
-def assert_same(first, second):
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
 
 
 @pytest.fixture(scope="module")
@@ -264,81 +223,6 @@ def test_another_model_does_not_resume(tmp_path):
         run(tmp_path, replace(CONFIG, steps=2), model=small_model(rpn_channels=64))
 
 
-def test_nan_loss_is_an_error_that_says_so(tmp_path):
-    model = small_model()
-    with torch.no_grad():
-        model.head.score.bias[1] = float("nan")
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(
-        FloatingPointError, match=r"loss of step 1 is not finite \(.*loss_classifier nan.*learning rate"
-    ):
-        run(tmp_path, model=model)
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0, equal_nan=True)
-    assert [file.name for file in tmp_path.iterdir()] == ["failed_step_000001.pt"]
-
-
-def test_the_batch_that_failed_can_be_run_again(tmp_path):
-    """An image has a NaN: the file has its batch, and gives the same loss with the parameters from before."""
-
-    class Damaged(Rectangles):
-        def __getitem__(self, index):
-            image, target = super().__getitem__(index)
-            if index == 3:
-                image[0, 5, 5] = float("nan")
-            return image, target
-
-    dataset, model, states = Damaged(6, 64), small_model(), {}
-
-    def keep(step, losses):
-        states[step] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-    with pytest.raises(NonFiniteError, match=r"The batch that caused it is in .*failed_step_000\d+\.pt$") as caught:
-        run(tmp_path, replace(CONFIG, steps=3), dataset=dataset, model=model, on_step=keep)
-    path = Path(str(caught.value).rpartition(" ")[2])
-    failed = load_failed_step(path)
-    assert path.name == f"failed_step_{failed.step:06d}.pt"
-    assert f"step {failed.step} is not finite" in failed.message
-    damaged = [index for index, image in enumerate(failed.images) if image.isnan().any()]
-    assert len(damaged) == 1
-    assert torch.equal(failed.targets[damaged[0]]["boxes"], dataset[3][1]["boxes"])
-    assert math.isnan(failed.losses["loss"])
-    if failed.step > 1:
-        assert_same(failed.state, states[failed.step - 1])
-    assert all(tensor.isfinite().all() for tensor in failed.state.values())
-    again = failed.replay()
-    assert again.keys() == failed.losses.keys() - {"loss"}
-    assert again == pytest.approx({name: failed.losses[name] for name in again}, abs=0, rel=0, nan_ok=True)
-    failed.images = [image.nan_to_num(0.5) for image in failed.images]
-    assert all(map(math.isfinite, failed.replay().values()))
-
-
-def test_a_failed_step_is_told_from_other_files(tmp_path):
-    torch.save({"step": 1}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"other\.pt is no failed step: expected the entries before, config, images"):
-        load_failed_step(tmp_path / "other.pt")
-    (tmp_path / "half.pt").write_bytes((tmp_path / "other.pt").read_bytes()[:300])
-    with pytest.raises(ValueError, match=r"half\.pt cannot be read as a failed step"):
-        load_failed_step(tmp_path / "half.pt")
-
-
-def test_a_failed_step_changes_no_running_statistics(tmp_path):
-    """BatchNorm takes notice of the images before their loss is known; a failure takes that back."""
-    backbone = WithBatchNorm()
-    model = small_model(backbone=backbone)
-    with torch.no_grad():
-        model.head.score.bias[1] = float("nan")
-    before = backbone.norm.running_mean.clone()
-    with pytest.raises(NonFiniteError):
-        run(tmp_path, replace(CONFIG, freeze_bn=False), model=model)
-    assert torch.equal(backbone.norm.running_mean, before)
-    failed = load_failed_step(tmp_path / "failed_step_000001.pt")
-    assert torch.equal(failed.state["extractor.norm.running_mean"], before)
-    with pytest.raises(ValueError, match="backbone"):
-        failed.build_model()
-    assert failed.build_model(backbone=WithBatchNorm()).head.score.bias[1].isnan()
-
-
 @pytest.mark.parametrize("frozen", [True, False])
 def test_batch_norm_learns_where_it_is_not_frozen(tmp_path, frozen):
     backbone = WithBatchNorm()
@@ -438,14 +322,6 @@ def test_the_bar_shows_every_loss_and_the_rate():
     assert silent.getvalue().strip() == ""
 
 
-def test_infinite_gradient_is_an_error_that_says_so(tmp_path):
-    model = small_model()
-    model.rpn.loc.weight.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(FloatingPointError, match="gradient of step 1 is not finite"):
-        run(tmp_path, model=model)
-    assert all(parameter.isfinite().all() for parameter in model.parameters())
-
-
 def test_images_without_objects(tmp_path):
     class Empty(Rectangles):
         def __getitem__(self, index):
@@ -472,72 +348,6 @@ def test_epochs_see_every_image_in_changing_order(tmp_path):
     assert len(seen) == 12
     assert all(sorted(order) == [0, 1, 2, 3] for order in passes)
     assert len({tuple(order) for order in passes}) > 1
-
-
-def test_learning_rate():
-    config = TrainConfig(steps=100, lr=1.0, warmup_steps=10)
-    rates = [learning_rate(config, step, 100) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[50] == pytest.approx(0.505)
-    assert max(rates) == rates[9]
-    assert 0.01 < rates[99] < 0.011
-    assert learning_rate(replace(config, schedule="constant"), 99, 100) == 1.0
-
-
-def test_learning_rate_in_steps():
-    config = TrainConfig(steps=20, lr=0.8, warmup_steps=4, schedule="multistep", milestones=(10, 15), gamma=0.5)
-    rates = [learning_rate(config, step, 20) for step in range(20)]
-    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8] + [0.8] * 6 + [0.4] * 5 + [0.2] * 5)
-
-
-def test_the_optimizer_follows_the_schedule():
-    """What the loop hands the optimiser, step by step."""
-    config = TrainConfig(
-        steps=4, batch_size=2, optimizer="sgd", lr=0.01, warmup_steps=2, schedule="multistep", milestones=(3,)
-    )
-    model, rates = small_model(), []
-    stepper = Stepper(model.train(), config, 4)
-    dataset = Rectangles(2, 64)
-    images, targets = zip(*(dataset[i] for i in range(2)), strict=True)
-    for step in range(4):
-        stepper(list(images), list(targets), step)
-        rates.append({group["lr"] for group in stepper.optimizer.param_groups})
-    assert all(len(groups) == 1 for groups in rates)
-    assert [rate for groups in rates for rate in groups] == pytest.approx([0.005, 0.01, 0.01, 0.001])
-
-
-def test_classic_recipe():
-    """The paper's numbers: SGD, rate 0.001, momentum 0.9, decay 0.0005, one image per step."""
-    config = TrainConfig.classic(steps=1)
-    optimizer = make_optimizer(small_model(), config)
-    assert isinstance(optimizer, torch.optim.SGD)
-    assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [5e-4, 0.0]
-    assert (config.lr, config.batch_size) == (1e-3, 1)
-    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(small_model().parameters()))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({}, "either steps or epochs"),
-        ({"steps": 1, "epochs": 1}, "either steps or epochs"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"steps": 1, "lr": -1.0}, "lr must be positive, got -1"),
-        ({"steps": 1, "num_workers": -1}, "num_workers must not be negative"),
-        ({"steps": 1, "optimizer": "lion"}, "'adamw' or 'sgd', got 'lion'"),
-        ({"steps": 1, "schedule": "step"}, "'cosine', 'multistep' or 'constant', got 'step'"),
-        ({"steps": 1, "precision": "half"}, "'float32', 'bfloat16' or 'float16', got 'half'"),
-        ({"steps": 1, "momentum": 1.0}, "momentum must be in 0…1"),
-        ({"steps": 1, "schedule": "multistep"}, "milestones belong to the schedule 'multistep', which needs some"),
-        ({"steps": 1, "milestones": (5,)}, "milestones belong to the schedule 'multistep'"),
-        ({"steps": 1, "schedule": "multistep", "milestones": (5, 5)}, "milestones must be ascending"),
-        ({"steps": 1, "clip_grad_norm": 0.0}, "clip_grad_norm must be positive"),
-    ],
-)
-def test_bad_configurations(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        TrainConfig(**arguments)
 
 
 def test_too_small_a_dataset(tmp_path):

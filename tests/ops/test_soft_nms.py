@@ -230,17 +230,6 @@ def test_opcheck(n, method):
     torch.library.opcheck(operator, (boxes, scores, 0.3, 0.5, 1e-3, METHODS.index(method), 5))
 
 
-@over_methods
-def test_the_composition_for_cuda_takes_the_same_arguments(method):
-    """What is registered for CUDA, called on the CPU: there is a card only where the `device` tests run on one."""
-    from fasterrcnn_ops.soft_nms import _soft_nms_cuda
-
-    boxes, scores = clustered(40, seeded(2))
-    for max_output in (None, 5):
-        arguments = (boxes, scores, 0.4, 0.3, 0.01, METHODS.index(method), max_output)
-        assert_equal(torch.ops.fasterrcnn_ops.soft_nms(*arguments), _soft_nms_cuda(*arguments))
-
-
 def test_data_dependent_sizes_are_traced():
     def best_boxes(boxes, scores):
         keep, decayed = soft_nms(boxes, scores)

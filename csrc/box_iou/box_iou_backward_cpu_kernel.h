@@ -11,7 +11,6 @@
 #include <cstring>
 
 #include "box_iou/box_iou_cpu_levels.h"
-#include "geometry/pairwise_iou.h"
 #include "geometry/pairwise_iou_gradient.h"
 #include "simd.h"
 

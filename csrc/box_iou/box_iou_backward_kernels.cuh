@@ -13,7 +13,6 @@
 #include <cstdint>
 
 #include "cuda_common.cuh"
-#include "geometry/pairwise_iou.h"
 #include "geometry/pairwise_iou_gradient.h"
 
 namespace frcnn {
@@ -100,8 +99,8 @@ __global__ void __launch_bounds__(kIouTileThreads) iou_gradient_tiles_kernel(Iou
 
     __syncthreads();  // nobody still reads the tile before this one
     if (has_box) {
-      const Box<T> box = has_row ? task.rows.boxes[first_row + mine] : task.columns.boxes[first_column + mine];
-      (has_row ? staged.rows : staged.columns)[mine] = {box.x1, box.y1, box.x2, box.y2, box_area(box)};
+      (has_row ? staged.rows : staged.columns)[mine] =
+          sized(has_row ? task.rows.boxes[first_row + mine] : task.columns.boxes[first_column + mine]);
     }
     if (mine < columns) {
       const T* grad = task.grad + first_row * task.columns.count + first_column + mine;

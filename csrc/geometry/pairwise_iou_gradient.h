@@ -10,7 +10,7 @@
 // overlap have none. What the area gets is summed over a box's pairs before it is passed on to the edges.
 #pragma once
 
-#include "geometry/box.h"
+#include "geometry/pairwise_iou.h"
 
 namespace frcnn {
 
@@ -19,6 +19,11 @@ template <typename V>
 struct SizedBox {
   V x1, y1, x2, y2, area;
 };
+
+template <typename T>
+FRCNN_HD SizedBox<T> sized(const Box<T>& box) {
+  return {box.x1, box.y1, box.x2, box.y2, box_area(box)};
+}
 
 // What the formula decides by comparison, for scalars; vectors bring their own, with the same results (NaN included).
 template <typename T>

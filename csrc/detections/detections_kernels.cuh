@@ -20,6 +20,9 @@ namespace {
 
 constexpr int kRowBlock = 256;
 constexpr int64_t kMostClassBlocks = 1 << 20;
+// Blocks of class_kernel on a multiprocessor, at least: two need 64 registers a thread, with which doubles spill.
+template <typename T>
+constexpr int kClassBlocks = sizeof(T) == sizeof(float) ? 2 : 1;
 
 // Lanes, sums and butterflies in the order of torch's softmax of rows of up to 1024: the same bits. A row with a NaN or
 // +inf has a NaN sum, and so NaN probabilities.
@@ -98,7 +101,7 @@ __device__ __forceinline__ void sort_candidates(Pair* pairs, int32_t count) {
 }
 
 template <typename Block, typename S, typename T>
-__global__ void __launch_bounds__(Block::kThreads)
+__global__ void __launch_bounds__(Block::kThreads, kClassBlocks<T>)
     class_kernel(DetectionHead<S> head, DetectionRules<T> rules, DetectionBuffers<T> buffers) {
   __shared__ detection_pair_t<T> shared[Block::kRoom];
   for (int64_t list = blockIdx.x; list < head.images * head.classes; list += gridDim.x) {

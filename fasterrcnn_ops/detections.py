@@ -62,9 +62,10 @@ def select_detections(
         A proposal may be detected as several classes. Equal scores keep the order of (proposal, class). Scores are
         torch's softmax, and only what passes the threshold is decoded. NaN scores and boxes that are not finite after
         clipping are never detected. Shapes depend on shapes alone: no synchronisation, no graph break. Deterministic;
-        not differentiable: the results never require grad. On CUDA, three launches whatever the batch; softmax and the
-        exponential are torch's there, up to 1024 columns. Negative sides in ``image_sizes`` raise only on the CPU, as
-        looking for them would mean to wait for the device; elsewhere nothing of such an image has a side left.
+        not differentiable: the results never require grad. On CUDA three launches, whatever the batch, with the bits
+        of torch's softmax (up to 1024 columns) and exp on that device. Negative sides in ``image_sizes`` raise on the
+        CPU only, because on CUDA their values would have to be waited for; there nothing is left of such an image's
+        boxes.
 
     Source:
         Girshick, "Fast R-CNN", 2015, section 2.3.

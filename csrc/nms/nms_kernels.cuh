@@ -14,9 +14,8 @@
 #include <cstdint>
 
 #include "nms/nms_arrange_kernels.cuh"
-#include "nms/nms_mask_kernels.cuh"
 #include "nms/nms_output_kernels.cuh"
-#include "nms/nms_scan_kernels.cuh"
+#include "nms/nms_walk.cuh"
 
 namespace frcnn {
 namespace {
@@ -29,17 +28,6 @@ struct NmsPlan {
   int64_t rounds;
   bool with_ids;
 };
-
-// Chunks are as long as fits a mask of 64 MiB, but 16 tiles at least: 4096 boxes up to N = 131,072, 1024 from N =
-// 524,288 on, where the mask takes 128 bytes per box.
-inline int chunk_tiles_for(int64_t tiles) {
-  constexpr int64_t kMaskBytes = int64_t{64} << 20;
-  constexpr int64_t kLeastChunkTiles = 16;
-  int64_t chunk = kMaskBytes / (tiles * kTile * static_cast<int64_t>(sizeof(uint64_t)));
-  if (chunk < kLeastChunkTiles) chunk = kLeastChunkTiles;
-  if (chunk > kMaxChunkTiles) chunk = kMaxChunkTiles;
-  return static_cast<int>(chunk < tiles ? chunk : tiles);
-}
 
 inline NmsPlan plan_nms(int64_t count, bool with_ids, int chunk_tiles) {
   const int64_t tiles = ceil_div<int64_t>(count, kTile);
@@ -137,20 +125,8 @@ template <typename T, typename Launch>
 void launch_nms_walk(const Launch& launch, const NmsPlan& plan, const IouTest<T>& test, int64_t max_output,
                      const NmsBuffers<T>& buffers) {
   const SegmentMap segments{buffers.starts, buffers.home, plan.count};
-  const auto tiles = static_cast<unsigned>(plan.tiles);
-  launch(mask_kernel<T>, dim3(tiles, plan.chunk_tiles), dim3(kTile), 0, buffers.boxes, segments, plan.chunk_tiles, test,
-         buffers.mask);
-  for (int64_t round = 0; round < plan.rounds; ++round) {
-    // Tiles before round * chunk_tiles hold no such chunk, and no segment with one begins in the last of them.
-    const auto active = static_cast<unsigned>(plan.tiles - round * plan.chunk_tiles);
-    if (round > 0) {
-      launch(kept_kernel<T>, dim3(active, kKeptSplits), dim3(kKeptBlock), 0, buffers.boxes, segments, plan.chunk_tiles,
-             round, max_output, test, buffers.kept);
-    }
-    const unsigned homes = plan.with_ids ? active : 1;
-    launch(scan_kernel<T>, dim3(homes), dim3(kScanBlock), 0, buffers.boxes, buffers.mask, buffers.ranks, segments,
-           plan.chunk_tiles, round, max_output, buffers.kept, buffers.kept_flags);
-  }
+  launch_segments_walk(launch, segments, {plan.tiles, plan.chunk_tiles, plan.rounds}, buffers.boxes, buffers.ranks,
+                       test, max_output, buffers.mask, buffers.kept, buffers.kept_flags);
 }
 
 // Also right without boxes, where it fills keep with -1.

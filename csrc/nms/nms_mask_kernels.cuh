@@ -22,9 +22,9 @@ constexpr int kKeptLanes = kKeptBlock / kTile;  // lanes of one candidate
 constexpr int kKeptSplits = 8;                  // blocks that share one candidate tile
 
 // Block (row tile, distance), one thread per column. Leaves at once where no row can suppress any column.
-template <typename T>
-__global__ void mask_kernel(const SortedBox<T>* __restrict__ boxes, SegmentMap segments, int chunk_tiles,
-                            IouTest<T> test, uint64_t* __restrict__ mask) {
+template <typename T, typename Segments = SegmentMap>
+__global__ void mask_kernel(const SortedBox<T>* __restrict__ boxes, Segments segments, int chunk_tiles, IouTest<T> test,
+                            uint64_t* __restrict__ mask) {
   __shared__ BoxWithArea<T> rows[kTile];
   const int64_t row_tile = blockIdx.x;
   const int64_t column_tile = row_tile + blockIdx.y;
@@ -45,8 +45,8 @@ __global__ void mask_kernel(const SortedBox<T>* __restrict__ boxes, SegmentMap s
     suppressors = segments.last_segment_in(row_tile);
   }
 
-  const int64_t row = row_tile * kTile + threadIdx.x;
-  rows[threadIdx.x] = row < segments.count ? with_area(boxes[row]) : BoxWithArea<T>{};
+  const bool is_row = has_bit(segments.valid_in(row_tile), column);
+  rows[threadIdx.x] = is_row ? with_area(boxes[row_tile * kTile + threadIdx.x]) : BoxWithArea<T>{};
   __syncthreads();
 
   uint64_t word = 0;
@@ -63,15 +63,16 @@ __global__ void mask_kernel(const SortedBox<T>* __restrict__ boxes, SegmentMap s
 // What rounds after the first add: boxes kept in the chunks before strike candidates of chunk `round`.
 template <typename T>
 struct KeptList {
-  SortedBox<T>* boxes;  // [count] each long segment's kept boxes, from the position at which it begins
-  int64_t* sizes;       // [tiles] by home
-  uint64_t* struck;     // [tiles, kKeptSplits] bits of candidates struck by each share of the list
+  SortedBox<T>* boxes;        // [count] each long segment's kept boxes, from the position at which it begins
+  int64_t* sizes;             // [tiles] by home
+  uint64_t* struck;           // [tiles, kKeptSplits] bits of candidates struck by each share of the list
+  int32_t* places = nullptr;  // [count] as boxes: where in the segment they are; null: nobody asks
 };
 
 // Block (candidate tile, share). The share's kept boxes pass through shared memory, 256 at a time; the block leaves
 // when all its candidates are struck. Warp w holds the candidates 32 (w % 2) … + 31 and lane w / 2 along the list.
-template <typename T>
-__global__ void kept_kernel(const SortedBox<T>* __restrict__ boxes, SegmentMap segments, int chunk_tiles, int64_t round,
+template <typename T, typename Segments = SegmentMap>
+__global__ void kept_kernel(const SortedBox<T>* __restrict__ boxes, Segments segments, int chunk_tiles, int64_t round,
                             int64_t max_output, IouTest<T> test, KeptList<T> kept) {
   __shared__ BoxWithArea<T> stage[kKeptBlock];
   __shared__ unsigned struck_by_warp[kKeptWarps];

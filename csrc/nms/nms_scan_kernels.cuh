@@ -62,18 +62,18 @@ struct MaskWords {
 // Block = home tile. Resolves chunk `round` of the segment that leaves it (and, in round 0, all segments that begin
 // and end in it), tile after tile: warp 0 resolves the tile while all warps hold the mask words of its rows ready,
 // then they remove what it suppresses from the tiles after it. Stops when the segment has max_output boxes.
-template <typename T>
+template <typename T, typename Segments = SegmentMap>
 __global__ void scan_kernel(const SortedBox<T>* __restrict__ boxes, const uint64_t* __restrict__ mask,
                             const int64_t* __restrict__ ranks,  // [count] of each position; null: the position itself
-                            SegmentMap segments, int chunk_tiles, int64_t round, int64_t max_output,
-                            KeptList<T> list,  // boxes null: there is one round
-                            uint8_t* __restrict__ kept_flags) {
-  __shared__ uint64_t members[kMaxChunkTiles];  // of the tile: bits to be resolved here
+                            Segments segments, int chunk_tiles, int64_t round, int64_t max_output,
+                            KeptList<T> list,                    // boxes null: nobody asks, and there is one round
+                            uint8_t* __restrict__ kept_flags) {  // [count] by rank; null: nobody asks
+  __shared__ uint64_t members[kMaxChunkTiles];                   // of the tile: bits to be resolved here
   __shared__ uint64_t removed[kMaxChunkTiles];
   __shared__ uint64_t kept[kMaxChunkTiles];
   __shared__ int64_t kept_before[kMaxChunkTiles];  // size of the kept list when the tile's turn came
 
-  const int64_t home = blockIdx.x;
+  const int64_t home = segments.home_of_block(blockIdx.x);
   const int64_t first_tile = home + round * chunk_tiles;
   if (segments.starts_in(home) == 0) return;
   if (round > 0 && segments.home_of(first_tile) != home) return;
@@ -143,12 +143,14 @@ __global__ void scan_kernel(const SortedBox<T>* __restrict__ boxes, const uint64
     const int bit = i % kTile;
     if (!has_bit(kept[step], bit)) continue;
     const int64_t position = (first_tile + step) * kTile + bit;
-    kept_flags[ranks == nullptr ? position : ranks[position]] = 1;
+    if (kept_flags != nullptr) kept_flags[ranks == nullptr ? position : ranks[position]] = 1;
     if (list.boxes == nullptr) continue;
     const uint64_t in_list = round == 0 && step == 0 ? segments.last_segment_in(home) : ~uint64_t{0};
     if (!has_bit(in_list, bit)) continue;
     const int64_t place = kept_before[step] + count_bits(kept[step] & in_list & bits_below(bit));
-    list.boxes[segments.long_segment_begin(home) + place] = boxes[position];
+    const int64_t begin = segments.long_segment_begin(home);
+    list.boxes[begin + place] = boxes[position];
+    if (list.places != nullptr) list.places[begin + place] = static_cast<int32_t>(position - begin);
   }
   if (list.boxes != nullptr && thread == 0) list.sizes[home] = size;
 }

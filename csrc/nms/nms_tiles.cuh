@@ -61,6 +61,10 @@ struct SegmentMap {
 
   __device__ int64_t home_of(int64_t tile) const { return home == nullptr ? 0 : home[tile]; }
 
+  // The home that block b of the scan stands for, and how many blocks do when `active` tiles are left.
+  __device__ int64_t home_of_block(int64_t b) const { return b; }
+  int64_t home_blocks(int64_t active) const { return starts == nullptr ? 1 : active; }
+
   // Bits of a tile that are positions at all.
   __device__ uint64_t valid_in(int64_t tile) const {
     const int64_t left = count - tile * kTile;

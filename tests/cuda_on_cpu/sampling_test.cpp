@@ -148,6 +148,11 @@ CASE(one_kind) {
   check({1, 100, 1.0, 1.0});  // in both masks
 }
 CASE(fewer_than_asked) { check({1, 60, 0.3, 0.5, 500, 100}); }
+CASE(exactly_as_many) {
+  check({1, 700, 1.0, 0.0, 900, 700});
+  check({1, 700, 0.0, 1.0, 700, 100});
+  check({1, 700, 0.0, 1.0, 701, 100});
+}
 CASE(limits) {
   check({1, 60, 0.5, 0.5, 0, 0});
   check({1, 60, 0.5, 0.5, 10, 0});

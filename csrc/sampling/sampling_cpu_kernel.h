@@ -21,7 +21,7 @@ namespace frcnn {
 inline constexpr int64_t kSamplingChunk = 16384;
 inline constexpr int64_t kSamplingBlock = 256;
 
-// The `wanted` smallest of the keys it meets, in memory of the caller's.
+// The `wanted` smallest of the keys it is given, in memory of the caller's.
 class SmallestKeys {
  public:
   // Keys that fit: cheap to thin out where few are wanted, never too few where all of a chunk are.
@@ -32,13 +32,16 @@ class SmallestKeys {
   SmallestKeys(uint64_t* keys, int64_t capacity, int64_t wanted)
       : keys_(keys), capacity_(capacity), wanted_(wanted), bound_(wanted > 0 ? ~uint64_t(0) : 0) {}
 
-  void meet(uint64_t key) {
-    if (key >= bound_) return;  // no key of a candidate is 2^64 - 1: positions end before 2^31
+  // Whether a key may still be among them. That of no candidate is 2^64 - 1: positions end before 2^31.
+  bool may_count(uint64_t key) const { return key < bound_; }
+
+  // Of a key that may.
+  void add(uint64_t key) {
     keys_[size_++] = key;
     if (size_ == capacity_) thin_out();
   }
 
-  // How many were met, at most `wanted`; they are in front.
+  // How many there are, at most `wanted`; they are in front.
   int64_t finish() {
     thin_out();
     return size_;
@@ -85,10 +88,11 @@ inline bool any_set(const uint8_t* mask, int64_t count) {
   return any != 0;
 }
 
-inline void meet_all(const uint8_t* mask, const uint32_t* hashes, int64_t first, int64_t count,
-                     SmallestKeys& smallest) {
+inline void add_all(const uint8_t* mask, const uint32_t* hashes, int64_t first, int64_t count, SmallestKeys& smallest) {
   for (int64_t i = 0; i < count; ++i) {
-    if (mask[i] != 0) smallest.meet(sampling_key(hashes[i], static_cast<uint32_t>(first + i)));
+    const uint64_t key = sampling_key(hashes[i], static_cast<uint32_t>(first + i));
+    // One branch, hardly ever taken; the mask alone would be hard to predict.
+    if (static_cast<int>(mask[i] != 0) & static_cast<int>(smallest.may_count(key))) smallest.add(key);
   }
 }
 
@@ -127,8 +131,8 @@ inline void sample_chunk(const SamplingTask& task, const SamplingPlan& plan, int
     } else {
       for (int64_t i = 0; i < count; ++i) hashes[i] = image.hash(static_cast<uint32_t>(image.index[first + i]));
     }
-    if (any_positive) sampling_detail::meet_all(image.positive + first, hashes, first, count, positives);
-    if (any_negative) sampling_detail::meet_all(image.negative + first, hashes, first, count, negatives);
+    if (any_positive) sampling_detail::add_all(image.positive + first, hashes, first, count, positives);
+    if (any_negative) sampling_detail::add_all(image.negative + first, hashes, first, count, negatives);
   }
   plan.found[2 * item] = positives.finish();
   plan.found[2 * item + 1] = negatives.finish();

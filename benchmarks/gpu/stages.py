@@ -51,8 +51,9 @@ class Settings:
         out: folder of results.
         card: name of the device.
         limit: seconds a stage may take.
-        only: part of the names of operator rows to run; all if empty.
-        seconds: sampling time of an operator row.
+        only: part of the names of the rows to run; all if empty.
+        seconds: sampling time of a row.
+        again: measure rows, too, that an earlier run of the same code on this machine has.
         seed: of the first row's inputs.
         commit: to record, where git cannot tell.
     """
@@ -64,6 +65,7 @@ class Settings:
     seconds: float = 5.0
     seed: int = 0
     commit: str | None = None
+    again: bool = False
 
 
 Result = tuple[int, dict[str, Any]]
@@ -235,6 +237,15 @@ def operators(settings: Settings) -> Result:
     return race.run_rows(settings, known.get("ceilings") if known else None)
 
 
+def models(settings: Settings) -> Result:
+    """Times whole detectors and training steps; see ``models.py``, which needs torchvision."""
+    if importlib.util.find_spec("torchvision") is None:
+        return UNAVAILABLE, {"unavailable": "torchvision, which the rows are measured against, is not installed"}
+    from . import models as detectors
+
+    return detectors.run_rows(settings)
+
+
 def graphs(settings: Settings) -> Result:
     """Times detectors with and without CUDA graphs; see ``graphs.py``."""
     from . import graphs as detectors
@@ -248,5 +259,6 @@ STAGES: dict[str, Callable[[Settings], Result]] = {
     "sanitizer": sanitizer,
     "ceilings": ceilings,
     "operators": operators,
+    "models": models,
     "graphs": graphs,
 }

@@ -253,6 +253,21 @@ def graphs(settings: Settings) -> Result:
     return OK, {"rows": detectors.run(settings.only)}
 
 
+def goals(settings: Settings) -> Result:
+    """Says which goals the rows measured on a card reach; see ``goals.py``. Needs no card."""
+    from . import goals as table
+
+    judged = table.judge(table.GOALS, table.results_of(settings.out, settings.card))
+    print(table.table(judged))
+    verdicts = table.verdicts(judged)
+    content = {"verdicts": verdicts, "goals": judged}
+    if verdicts[table.MISSED]:
+        return FAILED, content
+    if verdicts[table.NOT_MEASURED]:
+        return UNAVAILABLE, content | {"unavailable": f"{verdicts[table.NOT_MEASURED]} goals are not measured"}
+    return OK, content
+
+
 STAGES: dict[str, Callable[[Settings], Result]] = {
     "build": build,
     "tests": tests,
@@ -261,4 +276,5 @@ STAGES: dict[str, Callable[[Settings], Result]] = {
     "operators": operators,
     "models": models,
     "graphs": graphs,
+    "goals": goals,
 }

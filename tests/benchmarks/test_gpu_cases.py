@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 from gpu import race, timing
@@ -12,6 +10,7 @@ from gpu.arithmetic import CONTENDERS
 from gpu.case import size_of, tensors_of
 from gpu.operators import operator_cases
 from gpu.stages import FAILED, OK, Settings
+from host_meter import HostMeter
 from support import require_torchvision
 
 CPU = torch.device("cpu")
@@ -26,31 +25,6 @@ def first_ones(padded):
         keep, count = padded
         return keep[: int(count)]
     return padded
-
-
-class HostMeter:
-    """The interface of ``timing.Meter`` with the host's clock."""
-
-    device = CPU
-
-    def __init__(self, l2_bytes: int) -> None:
-        self.l2_bytes = l2_bytes
-        self.flushed = 0
-
-    def flush(self) -> None:
-        self.flushed += 1
-
-    def gpu(self, calls, head_start: float = 0.0) -> float:
-        started = time.perf_counter()
-        for call in calls:
-            call()
-        return (time.perf_counter() - started) / len(calls)
-
-    def wall(self, call) -> float:
-        return self.gpu([call])
-
-    def capture(self, calls):
-        return lambda: [call() for call in calls]
 
 
 # --- the definitions -------------------------------------------------------------------------------------------------
@@ -182,7 +156,7 @@ def test_one_match_in_ten_thousand_may_differ():
 
 def rows_of(tmp_path, l2_bytes: int, cases=TINY, **settings):
     meter = HostMeter(l2_bytes)
-    code, content = race.measure_all(
+    code, content = race.measure_cases(
         cases, meter, Settings(out=tmp_path, card="A Card", seconds=0.001, **settings), None
     )
     return code, content, meter

@@ -258,10 +258,12 @@ def goals(settings: Settings) -> Result:
     """Says which goals the rows measured on a card reach; see ``goals.py``. Needs no card."""
     from . import goals as table
 
-    judged = table.judge(table.GOALS, table.results_of(settings.out, settings.card))
+    results = table.results_of(settings.out, settings.card)
+    judged = table.judge(table.GOALS, results)
     print(table.table(judged))
     verdicts = table.verdicts(judged)
-    content = {"verdicts": verdicts, "goals": judged}
+    measured_at = {stage: result["facts"]["commit"] for stage, result in results.items() if result}
+    content = {"verdicts": verdicts, "measured_at": measured_at, "goals": judged}
     if verdicts[table.MISSED]:
         return FAILED, content
     if verdicts[table.NOT_MEASURED]:

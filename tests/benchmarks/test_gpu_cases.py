@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from gpu import race, timing
@@ -213,6 +215,15 @@ def test_only_some_rows(tmp_path):
     code, content, _ = rows_of(tmp_path, 100, only="no such row")
     assert code == FAILED
     assert "no row has 'no such row' in its name" in content["error"]
+
+
+def test_the_hosts_meter_is_used_as_the_cards():
+    """So that what runs here can run there."""
+    for name, method in inspect.getmembers(HostMeter, inspect.isfunction):
+        if not name.startswith("_"):
+            assert list(inspect.signature(method).parameters) == list(
+                inspect.signature(getattr(timing.Meter, name)).parameters
+            )
 
 
 def test_sets_turn_the_cache_over():

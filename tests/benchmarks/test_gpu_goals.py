@@ -97,9 +97,10 @@ def save_rows(folder, card: str, *, gpu: float) -> None:
         else:
             ratios = {name: {"wall": 4.0, "gpu": 4.0, "peak": 1.5} for name in ("ours", "ours_graph")}
             detectors.append({"name": goal.row, "ratios": ratios})
-    common = {"floors_from": MEASURED}
+    facts = {"facts": {"commit": "abc"}}
+    common = {"floors_from": MEASURED, **facts}
     report.save(report.result_file(folder, "operators", card), {**common, "rows": operators})
-    report.save(report.result_file(folder, "models", card), {"rows": detectors})
+    report.save(report.result_file(folder, "models", card), {**facts, "rows": detectors})
 
 
 @pytest.mark.parametrize(("gpu", "code"), [(100.0, stages.OK), (2.0, stages.FAILED)])
@@ -109,6 +110,7 @@ def test_goals_of_a_card_without_the_card(gpu, code, tmp_path, monkeypatch, caps
     assert gpu_acceptance.main(["goals", "--out", str(tmp_path)]) == code
     saved = report.load(tmp_path / "gpu_nvidia_h200_goals.json")
     assert saved["verdicts"][NOT_MEASURED] == 0
+    assert saved["measured_at"] == {"operators": "abc", "models": "abc"}
     assert sum(saved["verdicts"].values()) == len(GOALS) == len(saved["goals"])
     assert "| nms 6000 float32 |" in capsys.readouterr().out
 

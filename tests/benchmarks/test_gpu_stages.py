@@ -13,6 +13,7 @@ import pytest
 import support
 import torch
 from gpu import graphs, report, stages
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fasterrcnn
 from fasterrcnn.build import SYSTEMS
@@ -238,12 +239,27 @@ def test_rivals_need_torchvision(stage, settings, monkeypatch):
     assert "torchvision" in content["unavailable"]
 
 
+class Called(TorchDispatchMode):
+    """The names of our operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "fasterrcnn_ops":
+            self.names.add(func._schema.name.removeprefix("fasterrcnn_ops::"))
+        return func(*args, **(kwargs or {}))
+
+
 def test_the_sanitizers_calls_run():
-    """Here on the CPU against itself: the calls and their arguments are good."""
+    """Here on the CPU against itself: the calls and their arguments are good, and every kernel's operator is called."""
     spec = stages.importlib.util.spec_from_file_location("sanitizer_calls", stages.HERE / "sanitizer_calls.py")
     module = stages.importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.operators(torch.device("cpu"))
+    with Called() as called:
+        module.operators(torch.device("cpu"))
+    assert called.names >= set(stages.OPERATORS)
 
 
 # --- graphs ----------------------------------------------------------------------------------------------------------

@@ -1,10 +1,9 @@
 // sample_candidates on the CPU; no torch.
 //
-//   1. sample_chunk   of each kChunk candidates of an image, the smallest keys: hashes of 256 candidates at a time,
-//   which
-//                     the compiler turns into vectors, then one comparison a candidate with the largest key that still
-//                     counts. N candidates pass it about k (1 + log(N / k)) times.
-//   2. sample_image   the smallest keys of the chunks' smallest
+//   1. sample_chunk   of 65,536 candidates of an image, the smallest keys: hashes of 256 at a time, which the compiler
+//                     turns into vectors, then a comparison each with the largest key that may still count. Of N
+//                     candidates about k (1 + log(N / k)) get past it.
+//   2. sample_image   the smallest keys of what the chunks found
 //
 // Keys are all different, so the result does not depend on how an image is cut up, nor on the number of threads.
 #pragma once
@@ -18,8 +17,9 @@
 
 namespace frcnn {
 
-inline constexpr int64_t kSamplingChunk = 16384;
+inline constexpr int64_t kSamplingChunk = 65536;
 inline constexpr int64_t kSamplingBlock = 256;
+inline constexpr int64_t kSamplingGroup = 64;
 
 // The `wanted` smallest of the keys it is given, in memory of the caller's.
 class SmallestKeys {
@@ -34,6 +34,9 @@ class SmallestKeys {
 
   // Whether a key may still be among them. That of no candidate is 2^64 - 1: positions end before 2^31.
   bool may_count(uint64_t key) const { return key < bound_; }
+
+  // No larger hash may.
+  uint32_t most_hash() const { return static_cast<uint32_t>(bound_ >> 32); }
 
   // Of a key that may.
   void add(uint64_t key) {
@@ -88,11 +91,22 @@ inline bool any_set(const uint8_t* mask, int64_t count) {
   return any != 0;
 }
 
+// In groups, because after the first few hundred candidates most groups have none whose key may count, and to find that
+// out takes no branch for each.
 inline void add_all(const uint8_t* mask, const uint32_t* hashes, int64_t first, int64_t count, SmallestKeys& smallest) {
-  for (int64_t i = 0; i < count; ++i) {
-    const uint64_t key = sampling_key(hashes[i], static_cast<uint32_t>(first + i));
-    // One branch, hardly ever taken; the mask alone would be hard to predict.
-    if (static_cast<int>(mask[i] != 0) & static_cast<int>(smallest.may_count(key))) smallest.add(key);
+  for (int64_t begin = 0; begin < count; begin += kSamplingGroup) {
+    const int64_t end = std::min(begin + kSamplingGroup, count);
+    const uint32_t most = smallest.most_hash();
+    uint32_t any = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      any |= static_cast<uint32_t>(mask[i] != 0) & static_cast<uint32_t>(hashes[i] <= most);
+    }
+    if (any == 0) continue;
+    for (int64_t i = begin; i < end; ++i) {
+      const uint64_t key = sampling_key(hashes[i], static_cast<uint32_t>(first + i));
+      // One branch, rarely taken; the mask alone would be hard to predict.
+      if (static_cast<int>(mask[i] != 0) & static_cast<int>(smallest.may_count(key))) smallest.add(key);
+    }
   }
 }
 

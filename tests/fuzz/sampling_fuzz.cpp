@@ -38,7 +38,7 @@ Block<uint8_t> random_mask(Rng& rng, int64_t size) {
 
 bool round_is_right(Rng& rng, long) {
   const int64_t images = 1 + below(rng, 3);
-  const int64_t n = 1 + (below(rng, 20) ? below(rng, 700) : below(rng, 3 * frcnn::kSamplingChunk));
+  const int64_t n = 1 + (below(rng, 60) ? below(rng, 700) : below(rng, 3 * frcnn::kSamplingChunk));
   const auto positive = random_mask(rng, images * n), negative = random_mask(rng, images * n);
   Block<int64_t> seeds(images), index(below(rng, 2) ? 0 : below(rng, 2) ? n : images * n);
   for (int64_t b = 0; b < images; ++b) seeds[b] = static_cast<int64_t>(rng());

@@ -63,7 +63,7 @@ def few_flipped(found: Tensor, expected: Tensor) -> str:
     return "equal" if differing == 0 else f"{differing} of {expected.numel()} matches differ"
 
 
-def same_selection(score: float = 1e-5, pixels: float = 2e-3, share: float = MOST_FLIPPED) -> Callable[[Any, Any], str]:
+def same_selection(score: float = 1e-5, pixels: float = 1e-2, share: float = MOST_FLIPPED) -> Callable[[Any, Any], str]:
     """An ``agree`` for boxes chosen by score: every box has a twin within these tolerances, few have none.
 
     Order does not count among nearly equal scores, but ours must descend. As for ``same_indices`` an IoU near the

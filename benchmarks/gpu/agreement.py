@@ -74,7 +74,7 @@ def as_many_drawn(found: Any, expected: Any) -> str:
     return "equal" if same else "as many drawn"
 
 
-def same_selection(score: float = 1e-5, pixels: float = 2e-3, share: float = MOST_FLIPPED) -> Callable[[Any, Any], str]:
+def same_selection(score: float = 1e-5, pixels: float = 1e-2, share: float = MOST_FLIPPED) -> Callable[[Any, Any], str]:
     """An ``agree`` for boxes chosen by score: every box has a twin within these tolerances, few have none.
 
     Order does not count among nearly equal scores, but ours must descend. As for ``same_indices`` an IoU near the

@@ -18,11 +18,14 @@ def canary() -> None:
 
 
 def operators(device: torch.device) -> None:
-    from fasterrcnn_ops import box_iou, decode_boxes, encode_boxes, grid_anchors
+    from fasterrcnn_ops import box_iou, decode_boxes, encode_boxes, grid_anchors, soft_nms
     from fasterrcnn_ops.detections import select_detections_with_proposal
+    from fasterrcnn_ops.matching import match_boxes
+    from fasterrcnn_ops.multi_scale_roi_align import multi_scale_roi_align
     from fasterrcnn_ops.nms import batched_nms, nms, nms_padded
     from fasterrcnn_ops.roi_align import roi_align
     from fasterrcnn_ops.roi_pool import roi_pool
+    from fasterrcnn_ops.sampling import sample_candidates
 
     generator = torch.Generator().manual_seed(0)
 
@@ -44,6 +47,16 @@ def operators(device: torch.device) -> None:
     check("box_iou", box_iou, boxes, random_boxes(37))
     grad = torch.randn(300, 77, generator=generator)
     check("box_iou_backward", torch.ops.fasterrcnn_ops.box_iou_backward, grad, boxes, random_boxes(77))
+    for low_quality in (True, False):
+        thresholds = {"high_threshold": 0.5, "low_threshold": 0.3, "allow_low_quality": low_quality}
+        check(
+            "match_boxes",
+            lambda truth, boxes, thresholds=thresholds: match_boxes(truth, boxes, **thresholds),
+            *(random_boxes(7), boxes),
+        )
+    for method in ("naive", "linear", "gaussian"):
+        scores = torch.rand(300, generator=generator)
+        check(f"soft_nms {method}", lambda *inputs, method=method: soft_nms(*inputs, method=method), boxes, scores)
     for count in (65, 300):
         boxes, scores = random_boxes(count), torch.rand(count, generator=generator)
         ids = torch.randint(4, (count,), generator=generator)
@@ -51,6 +64,15 @@ def operators(device: torch.device) -> None:
         check(f"batched_nms {count}", lambda *inputs: batched_nms(*inputs, 0.5), boxes, scores, ids)
         check(
             f"nms_padded {count}", lambda *inputs: nms_padded(*inputs, iou_threshold=0.5, max_output=20), boxes, scores
+        )
+    for count in (77, 5000):
+        draw = torch.rand(3, count, generator=generator)
+        masks, seeds = (draw < 0.1, draw > 0.2), torch.randint(2**63 - 1, (3,), generator=generator)
+        check(
+            f"sample_candidates {count}",
+            lambda *inputs: sample_candidates(*inputs, num_samples=64, max_positive=32),
+            *masks,
+            seeds,
         )
     logits, deltas = torch.randn(2, 70, 4, generator=generator), torch.randn(2, 70, 16, generator=generator)
     proposals, count, sizes = random_boxes(140).view(2, 70, 4), torch.tensor([70, 65]), torch.tensor([[90, 80]] * 2)
@@ -76,6 +98,14 @@ def operators(device: torch.device) -> None:
                     return pooled.detach(), torch.autograd.grad(pooled.square().sum(), leaf)[0]
 
                 check(f"{name} {channels} channels", forward_and_gradient, features, rois)
+            coarse = torch.randn(2, channels, 6, 9, generator=generator).to(memory_format=layout)
+
+            def pyramid(fine, coarse, rois):
+                leaves = [fine.detach().requires_grad_(), coarse.detach().requires_grad_()]
+                pooled = multi_scale_roi_align(leaves, rois, 3, (1 / 8, 1 / 16), 2, canonical_scale=40)
+                return pooled.detach(), *torch.autograd.grad(pooled.square().sum(), leaves)
+
+            check(f"multi_scale_roi_align {channels} channels", pyramid, features, coarse, rois)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ WIDE_ACCESSES: dict[str, dict[str, Wide]] = {
         # 128: two of argmax.
         **_gather("roi_pool_backward_kernel", Wide((64, 128), (64,), every_store=True)),
     },
+    # Sixteen bytes of a mask.
+    "sampling_cuda": {"sample_candidates_kernel": Wide((128,), (128,))},
     # Sorted boxes: four floats at once, four doubles in two accesses.
     "nms_cuda": {
         f"{kernel}<{scalar}": wide

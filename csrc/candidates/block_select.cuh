@@ -24,7 +24,7 @@ struct DigitSearch {
   uint32_t counts[kDigits];
   uint32_t before_warp[kSelectWarps];
   uint32_t digit;   // of the wanted number; kDigits if there are not that many
-  uint32_t below;   // numbers of smaller digits
+  uint32_t below;   // numbers of smaller digits: all of them, if there are not that many
   uint32_t inside;  // numbers of this digit
 };
 
@@ -73,6 +73,7 @@ __device__ __forceinline__ void find_digit(DigitSearch& search, uint32_t wanted,
     }
     below += inside;
   }
+  if (thread == kSelectBlock - 1 && below < wanted) search.below = below;
   __syncthreads();
 }
 

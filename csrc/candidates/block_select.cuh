@@ -1,8 +1,8 @@
 // The k smallest of very many numbers, found by one block: a radix search for the k-th. No torch, no <<< >>>.
 //
-// A digit of 11 bits at a time, the highest first: count how often each value of the digit occurs among the numbers that
-// share the digits found so far, and add up until k is reached. Counts are integers in shared memory, so the order of
-// threads changes nothing.
+// A digit of 11 bits at a time, the highest first: count how often each value of the digit occurs among the numbers
+// that share the digits found so far, and add up until k is reached. Counts are integers in shared memory, so the order
+// of threads changes nothing.
 #pragma once
 
 #include <cstdint>

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cpu_level.h"
+#include "geometry/decode_steps.h"
 
 namespace frcnn {
 
@@ -12,12 +13,6 @@ template <typename T>
 struct UndecodedColumns {
   const T *cx, *cy, *w, *h, *grow_w, *grow_h;
   int64_t count;
-};
-
-// What makes a decoded box usable in one image.
-template <typename T>
-struct BoxLimits {
-  T extent, max_x, max_y, min_side;
 };
 
 template <typename T>

@@ -25,9 +25,12 @@ struct SortedLists {
   const Key* keys;
   const uint32_t* ties;    // nullptr: all are equal
   const int32_t* places;   // entry i of a list is place places[i] of it, ascending; nullptr: place i
-  const int32_t* sizes;    // [images, lists]
+  const int32_t* sizes;    // [images, lists], each `sizes_stride` after the one before
   int64_t images, stride;  // stride: also the most entries a list may have
   int32_t lists;
+  int64_t sizes_stride = 1;
+
+  __device__ __forceinline__ int32_t size(int64_t list) const { return sizes[list * sizes_stride]; }
 
   // Where entry i of a list, counted over all images, lies in `keys` and `ties`.
   __device__ __forceinline__ int64_t at(int64_t list, int32_t i) const {
@@ -37,7 +40,7 @@ struct SortedLists {
 
   // How many entries of a list come before (key, tie), those equal to it included or not.
   __device__ __forceinline__ int32_t entries_before(int64_t list, Key key, uint32_t tie_, bool with_equal) const {
-    int32_t low = 0, high = sizes[list];
+    int32_t low = 0, high = size(list);
     while (low < high) {
       const int32_t middle = low + (high - low) / 2;
       const int64_t here = at(list, middle);
@@ -89,7 +92,7 @@ __global__ void __launch_bounds__(kMergeBlock)
     for (int64_t item = first; __any_sync(kFullWarp, item < items.count); item += grid_threads() / width) {
       const auto list = static_cast<int32_t>(item < items.entries ? item / items.most : 0);
       const auto place = static_cast<int32_t>(item < items.entries ? item % items.most : 0);
-      const bool exists = item < items.entries && place < from.sizes[first_list + list];
+      const bool exists = item < items.entries && place < from.size(first_list + list);
       int64_t at = 0;
       int32_t rank = 0;
       if (exists) {
@@ -106,7 +109,7 @@ __global__ void __launch_bounds__(kMergeBlock)
       int32_t total = 0;
       const bool wants_total = item < slots || item == 0;
       if (wants_total) {
-        for (int32_t other = lane; other < from.lists; other += width) total += from.sizes[first_list + other];
+        for (int32_t other = lane; other < from.lists; other += width) total += from.size(first_list + other);
       }
       total = sum_of_lanes(total, width);
       if (wants_total && lane == 0) {

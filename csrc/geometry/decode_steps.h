@@ -6,6 +6,12 @@
 
 namespace frcnn {
 
+// What makes a decoded box usable in one image, in pixels; `extent` as in BoxCoderParams.
+template <typename T>
+struct BoxLimits {
+  T extent, max_x, max_y, min_side;
+};
+
 // A decoded centre, the sides of the anchor and the logarithms of the factors by which they grow.
 template <typename T>
 struct Undecoded {

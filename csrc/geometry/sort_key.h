@@ -26,11 +26,25 @@ FRCNN_HD Bits descending_key(Real score) {
   return (bits & kSign) != 0 ? bits : static_cast<Bits>(~bits & ~kSign);
 }
 
+template <typename Real, typename Bits>
+FRCNN_HD Real score_of_key(Bits key) {
+  constexpr Bits kSign = Bits(1) << (8 * sizeof(Bits) - 1);
+  const Bits bits = (key & kSign) != 0 ? key : static_cast<Bits>(~key & ~kSign);
+  Real score;
+  std::memcpy(&score, &bits, sizeof score);
+  return score;
+}
+
 }  // namespace sort_key_detail
 
 FRCNN_HD uint32_t descending_key(float score) { return sort_key_detail::descending_key<uint32_t>(score); }
 
 FRCNN_HD uint64_t descending_key(double score) { return sort_key_detail::descending_key<uint64_t>(score); }
+
+// The number with that key; of the two zeros, the positive one. Key 0, NaN's, gives some NaN.
+FRCNN_HD float score_of_key(uint32_t key) { return sort_key_detail::score_of_key<float>(key); }
+
+FRCNN_HD double score_of_key(uint64_t key) { return sort_key_detail::score_of_key<double>(key); }
 
 // Equal keys = equal ids: integers as 64-bit integers, floats by value, -0.0 with 0.0. All NaN ids get the key
 // `kNanClass`, which no other float has; a NaN id equals nothing, so whoever groups by key must tell them apart.

@@ -13,7 +13,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <memory>
 
@@ -27,16 +26,6 @@ constexpr int64_t kGroupsPerWanted = 3;
 
 template <typename T>
 using KeyOf = decltype(descending_key(T()));
-
-// The number with that descending_key; of the two zeros, the positive one.
-template <typename T>
-T score_of_key(KeyOf<T> key) {
-  constexpr KeyOf<T> kSign = KeyOf<T>(1) << (8 * sizeof(T) - 1);
-  const KeyOf<T> bits = (key & kSign) != 0 ? key : static_cast<KeyOf<T>>(~key & ~kSign);
-  T score;
-  std::memcpy(&score, &bits, sizeof score);
-  return score;
-}
 
 // A bound that at least k of the keys (n of them, 1 <= k <= n, key(i) is one) do not exceed: the k-th smallest with all
 // bits after the first 22 set.
@@ -68,7 +57,7 @@ T lower_bound_of_best(const CandidateKernelsOf<T>& kernels, const T* logits, int
   const int64_t groups = kernels.group_maxima(logits, n, group_size, maxima.get());
   if (groups < k) return kLowest;
   const auto bound = bound_of_smallest<KeyOf<T>>(groups, k, [&](int64_t i) { return descending_key(maxima[i]); });
-  return score_of_key<T>(std::min(bound, descending_key(kLowest)));  // beyond -inf keys are NaNs again
+  return score_of_key(std::min(bound, descending_key(kLowest)));  // beyond -inf keys are NaNs again
 }
 
 // Writes the anchor indices (y W + x) A + a and logits of the best k, best first and equal logits by index, and returns
@@ -112,7 +101,7 @@ int64_t select_top(const CandidateKernelsOf<T>& kernels,
   }
   for (int64_t i = 0; i < count; ++i) {
     index[i] = sorted[i].index;
-    logit[i] = score_of_key<T>(sorted[i].key);
+    logit[i] = score_of_key(sorted[i].key);
   }
   return count;
 }

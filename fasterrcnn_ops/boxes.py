@@ -154,8 +154,9 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
           only touch receive none for their (empty) overlap. The latter is what torch's ``clamp`` does from 2.14 on;
           before that it let the gradient through, and torchvision's result with it.
         * Deterministic, forward and backward; the result does not depend on the number of threads. Plain
-          two-dimensional xyxy boxes of one floating dtype go to the kernel, on the CPU their gradient too; everything
-          else takes the same formula through torch operations.
+          two-dimensional xyxy boxes of one floating dtype go to a kernel, and so does their gradient unless it is to
+          be differentiated again; everything else takes the same formula through torch operations. A gradient is a sum
+          over pairs, which CPU and CUDA take in orders of their own: its last digits may differ between them.
 
     Example:
         >>> box_iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 3.0, 2.0]]))
@@ -314,7 +315,7 @@ def _box_iou_setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -
 
 def _box_iou_backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
     boxes1, boxes2 = ctx.saved_tensors
-    if boxes1.device.type == "cpu" and not torch.is_grad_enabled():
+    if boxes1.device.type in _KERNEL_DEVICES and not torch.is_grad_enabled():
         return torch.ops.fasterrcnn_ops.box_iou_backward(grad, boxes1, boxes2)
     return _box_iou_gradient(grad, boxes1, boxes2)
 
@@ -348,6 +349,5 @@ def _box_iou_gradient(grad: Tensor, boxes1: Tensor, boxes2: Tensor) -> tuple[Ten
     return grad1.to(boxes1.dtype), grad2.to(boxes2.dtype)
 
 
-torch.library.impl("fasterrcnn_ops::box_iou_backward", "CUDA")(_box_iou_gradient)  # no kernel of its own there yet
 _box_iou = differentiable("box_iou", _box_iou_backward, _box_iou_setup_context)
 register_vmap("box_iou_backward")

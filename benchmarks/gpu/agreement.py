@@ -11,6 +11,11 @@ from torch import Tensor
 # Of the kept boxes, how many may differ from torchvision's on CUDA, which contracts products to FMA there: an IoU
 # within a rounding of the threshold may fall on either side, and what hangs on that box with it.
 MOST_FLIPPED = 2e-3
+# Of matches, for the same reason: an anchor has to be that near a threshold, or overlap two targets equally.
+MOST_REMATCHED = 1e-4
+# Of selected boxes, beside the share above: one that another took the place of.
+ONE_SWAPPED = 2
+SLOTS_FOR_A_SWAP = 100  # no swaps among fewer
 
 
 def _pairs(found: Any, expected: Any) -> list[tuple[Tensor, Tensor]]:
@@ -49,3 +54,62 @@ def same_indices(found: Tensor, expected: Tensor) -> str:
     assert ours != theirs, "the same boxes in another order"
     assert flipped <= MOST_FLIPPED * len(theirs), f"{flipped} of {len(theirs)} kept boxes differ"
     return f"{flipped} of {len(theirs)} kept boxes differ"
+
+
+def few_flipped(found: Tensor, expected: Tensor) -> str:
+    """The same matches, up to ``MOST_REMATCHED`` of them."""
+    differing = int((found != expected).sum())
+    assert differing <= MOST_REMATCHED * expected.numel(), f"{differing} of {expected.numel()} matches differ"
+    return "equal" if differing == 0 else f"{differing} of {expected.numel()} matches differ"
+
+
+def same_selection(score: float = 1e-5, pixels: float = 2e-3) -> Callable[[Any, Any], str]:
+    """An ``agree`` for boxes chosen by score: every box has a twin within these tolerances, few have none.
+
+    Order does not count among nearly equal scores, but ours must descend. As for ``same_indices`` an IoU near the
+    threshold may fall on either side, and a place at the end of the list may go to either of two equal scores.
+
+    Args:
+        score: largest difference of twins' scores.
+        pixels: of their coordinates.
+    """
+
+    def agree(found: Any, expected: Any) -> str:
+        total = alone = 0
+        largest = 0.0
+        for one, other in zip(selected_rows(found), selected_rows(expected), strict=True):
+            assert (one[:, 0].diff() <= 0).all(), "scores do not descend"
+            scale = torch.tensor([1 / score, 1e9, *[1 / pixels] * 4], dtype=torch.float64)  # a label has to be equal
+            distance = torch.cdist(one * scale, other * scale, p=float("inf"))
+            twins = [
+                distance.amin(dim=axis) <= 1 if distance.numel() else torch.zeros(size, dtype=torch.bool)
+                for axis, size in ((1, len(one)), (0, len(other)))
+            ]
+            total += len(other)
+            alone += sum(int((~has_twin).sum()) for has_twin in twins)
+            if distance.numel() and twins[0].any():
+                nearest = distance.argmin(dim=1)[twins[0]]
+                largest = max(largest, (one[twins[0]] - other[nearest])[:, 2:].abs().max().item())
+        allowed = MOST_FLIPPED * total + (ONE_SWAPPED if total >= SLOTS_FOR_A_SWAP else 0)
+        assert alone <= allowed, f"{alone} boxes of {total} have no twin"
+        if alone:
+            return f"{alone} of {total} boxes have no twin"
+        return "equal" if largest == 0 else f"within {largest:.1e} px"
+
+    return agree
+
+
+def selected_rows(result: Any) -> list[Tensor]:
+    """Per image the selected boxes, float64 [K, 6] on the CPU: score, label (0 where there is none), x1, y1, x2, y2.
+
+    Args:
+        result: ours, in fixed capacity: (boxes [B, D, 4], scores [B, D], count [B]), or with labels before the scores;
+            or torchvision's lists with a tensor for each image, in the same order and without the count.
+    """
+    boxes, *labels, scores = result[:-1] if isinstance(result[0], Tensor) else result
+    counts = result[-1].tolist() if isinstance(result[0], Tensor) else [len(of_image) for of_image in boxes]
+    labels = labels[0] if labels else [torch.zeros_like(of_image) for of_image in scores]
+    return [
+        torch.cat([score[:count, None].double(), label[:count, None].double(), box[:count].double()], dim=1).cpu()
+        for box, label, score, count in zip(boxes, labels, scores, counts, strict=True)
+    ]

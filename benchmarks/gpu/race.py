@@ -9,7 +9,8 @@ import torch
 
 from . import report
 from .arithmetic import NOMINAL_BYTES_PER_SECOND
-from .operators import Case, operator_cases
+from .case import Case
+from .operators import operator_cases
 from .stages import FAILED, OK, Result, Settings
 from .timing import Meter, measure
 

@@ -41,6 +41,8 @@ def operators(device: torch.device) -> None:
     check("encode_boxes", encode_boxes, boxes, anchors)
     check("decode_boxes", decode_boxes, encode_boxes(boxes, anchors), anchors)
     check("box_iou", box_iou, boxes, random_boxes(37))
+    grad = torch.randn(300, 77, generator=generator)
+    check("box_iou_backward", torch.ops.fasterrcnn_ops.box_iou_backward, grad, boxes, random_boxes(77))
     for count in (65, 300):
         boxes, scores = random_boxes(count), torch.rand(count, generator=generator)
         ids = torch.randint(4, (count,), generator=generator)

@@ -27,12 +27,13 @@ SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 TAIL = 4000  # characters of a program's output that a result keeps
 
 OPERATORS = (
-    *("grid_anchors", "encode_boxes", "decode_boxes", "box_iou", "nms", "batched_nms", "nms_padded"),
+    *("grid_anchors", "encode_boxes", "decode_boxes", "box_iou", "box_iou_backward"),
+    *("nms", "batched_nms", "nms_padded"),
     *("roi_align_forward", "roi_align_backward", "roi_pool_forward", "roi_pool_backward"),
     *("match_boxes", "soft_nms", "multi_scale_roi_align_forward", "multi_scale_roi_align_backward"),
 )
 # These are compositions of torch operations, or of the ones above, on CUDA.
-COMPOSED = (*("box_iou_backward", "generate_proposals", "select_detections"),)
+COMPOSED = ("generate_proposals", "select_detections")
 # Run in a process of its own: prints the operators without a CUDA kernel, as JSON.
 LIST_MISSING = f"""
 import json, torch, fasterrcnn_ops

@@ -39,11 +39,9 @@ Tensor box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2) {
   return iou;
 }
 
-// Where the gradient is not differentiated again; the wrapper composes it of torch operations otherwise, and on CUDA.
+// Where the gradient is not differentiated again; the wrapper composes it of torch operations otherwise.
 std::tuple<Tensor, Tensor> box_iou_backward_cpu(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2) {
-  check_box_iou(boxes1, boxes2);
-  FRCNN_CHECK(grad.dim() == 2 && grad.size(0) == boxes1.size(0) && grad.size(1) == boxes2.size(0),
-              "grad: expected shape [", boxes1.size(0), ", ", boxes2.size(0), "], got ", shape_of(grad));
+  check_box_iou_backward(grad, boxes1, boxes2);
   const ScalarType dtype = coordinate_type(boxes1.scalar_type());
   const Tensor grads = contiguous_as(grad, dtype);
   const Tensor rows = contiguous_as(boxes1, dtype);

@@ -194,12 +194,14 @@ def test_gradients_equal_those_of_the_reference(device, dtype):
         support.assert_close(a, b, atol=1e-2 if dtype in support.HALF_DTYPES else 1e-6)
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 40), (50, 17), (16, 16), (0, 5), (5, 0)])
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(1, 1), (3, 40), (50, 17), (16, 16), (65, 129), (2, 600), (0, 5), (5, 0)]
+)
 @pytest.mark.parametrize("dtype", support.FULL_DTYPES, ids=support.dtype_id)
-def test_gradient_kernel_equals_its_torch_formula(dtype, rows, columns):
+def test_gradient_kernel_equals_its_torch_formula(device, dtype, rows, columns):
     """The formula serves second derivatives; NaN, infinity and boxes without area included."""
-    boxes1, boxes2 = clustered_boxes(rows, dtype), clustered_boxes(columns, dtype)
-    grad = torch.randn(rows, columns, dtype=dtype)
+    boxes1, boxes2 = clustered_boxes(rows, dtype, device), clustered_boxes(columns, dtype, device)
+    grad = torch.randn(rows, columns, dtype=dtype, device=device)
     close = {"rtol": 1e-4, "atol": 1e-6} if dtype == torch.float32 else {}
     for spoil in (None, math.nan, math.inf):
         if spoil is not None:

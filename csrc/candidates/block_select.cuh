@@ -12,12 +12,12 @@
 namespace frcnn {
 namespace {
 
-constexpr int kSelectBlock = 1024;
+constexpr int kSelectBlock = 512;  // with 1024 a thread has 64 registers, too few for packs ahead of their use
 constexpr int kSelectWarps = kSelectBlock / kWarp;
 constexpr int kDigitBits = 11;
 constexpr int kDigits = 1 << kDigitBits;
 constexpr int kDigitsPerThread = kDigits / kSelectBlock;
-static_assert(kSelectWarps == kWarp, "one warp adds up one number of every warp");
+static_assert(kSelectWarps <= kWarp, "one warp adds up one number of every warp");
 
 // Shared memory of find_digit. After it, by all threads: what it found.
 struct DigitSearch {
@@ -56,9 +56,9 @@ __device__ __forceinline__ void find_digit(DigitSearch& search, uint32_t wanted,
   if (lane_index() == kWarp - 1) search.before_warp[warp_index()] = up_to_lane;
   __syncthreads();
   if (warp_index() == 0) {
-    const uint32_t of_warp = search.before_warp[thread];
-    __syncwarp();
-    search.before_warp[thread] = sum_up_to_lane(of_warp) - of_warp;
+    const uint32_t of_warp = thread < kSelectWarps ? search.before_warp[thread] : 0;
+    const uint32_t before = sum_up_to_lane(of_warp) - of_warp;
+    if (thread < kSelectWarps) search.before_warp[thread] = before;
   }
   __syncthreads();
   uint32_t below = search.before_warp[warp_index()] + up_to_lane - of_thread;

@@ -2,7 +2,7 @@
 //
 //   1. select   the best anchors of each level of each image         proposals_select_kernels.cuh
 //   2. sort     decoded, clipped, filtered, by score                 proposals_sort_kernels.cuh
-//               (and arranged, where a level has more than 1024)
+//               (and arranged, where a level has more than 1024; doubles: 512)
 //   3. mask     who suppresses whom                                  nms/nms_mask_kernels.cuh
 //   4. scan     the greedy walk along each level                     nms/nms_scan_kernels.cuh
 //               (again for each further 4096 boxes of a level)
@@ -24,8 +24,7 @@ namespace {
 struct ProposalPlan {
   int64_t images;
   int32_t levels;
-  int64_t room;        // candidates of the level that has most
-  int64_t sort_tiles;  // of a segment
+  int64_t room;  // candidates of the level that has most
   int64_t tiles_per_segment;
   SegmentsWalk walk;
 
@@ -36,7 +35,7 @@ inline ProposalPlan plan_proposals(int64_t images, int32_t levels, int64_t room,
   const int64_t of_segment = ceil_div<int64_t>(room, kTile), tiles = images * levels * of_segment;
   if (most_chunk_tiles > of_segment) most_chunk_tiles = static_cast<int>(of_segment);
   const int64_t rounds = tiles == 0 ? 0 : ceil_div<int64_t>(of_segment, most_chunk_tiles);
-  return {images, levels, room, ceil_div<int64_t>(room, kSortTile), of_segment, {tiles, most_chunk_tiles, rounds}};
+  return {images, levels, room, of_segment, {tiles, most_chunk_tiles, rounds}};
 }
 inline ProposalPlan plan_proposals(int64_t images, int32_t levels, int64_t room) {
   const int64_t tiles = images * levels * ceil_div<int64_t>(room, kTile);
@@ -73,11 +72,11 @@ ProposalBuffers<T> take_proposal_buffers(const ProposalPlan& plan, const Take& t
   array(buffers.kept.sizes, plan.walk.tiles);
   buffers.columns.kept_sizes = buffers.kept.sizes;
   if (plan.walk.rounds > 1) array(buffers.kept.struck, plan.walk.tiles * kKeptSplits);
-  buffers.tiles.tiles = plan.sort_tiles;
-  if (plan.sort_tiles > 1) {
-    const int64_t tiles = plan.segments() * plan.sort_tiles;
-    array(buffers.tiles.boxes, tiles * kSortTile);
-    array(buffers.tiles.ranks, tiles * kSortTile);
+  buffers.tiles.tiles = ceil_div<int64_t>(plan.room, kSortTile<T>);
+  if (buffers.tiles.tiles > 1) {
+    const int64_t tiles = plan.segments() * buffers.tiles.tiles;
+    array(buffers.tiles.boxes, tiles * kSortTile<T>);
+    array(buffers.tiles.ranks, tiles * kSortTile<T>);
     array(buffers.tiles.used, tiles);
   } else {
     buffers.tiles.used = buffers.columns.used;
@@ -137,12 +136,12 @@ void launch_generate_proposals(const Launch& launch, const ProposalMaps<T, S>& m
   const bool any = plan.room > 0 && rules.slots > 0;
   if (any) {
     launch_select<T, S, kListRoom>(launch, maps, plan, rules.filter_before_topk, buffers);
-    launch(sort_kernel<T, S>, dim3(static_cast<unsigned>(plan.segments() * plan.sort_tiles)), dim3(kSortTile), 0, maps,
-           buffers.chosen, buffers.chosen_count, plan.room, rules.score_threshold, segments, buffers.tiles,
-           buffers.columns);
-    if (plan.sort_tiles > 1) {
-      launch(arrange_tiles_kernel<T>, grid_for(plan.segments() * plan.sort_tiles * kSortTile, kArrangeTilesBlock),
-             dim3(kArrangeTilesBlock), 0, buffers.tiles, segments, buffers.columns);
+    const int64_t sort_tiles = plan.segments() * buffers.tiles.tiles;
+    launch(sort_kernel<T, S>, dim3(static_cast<unsigned>(sort_tiles)), dim3(kSortTile<T>), 0, maps, buffers.chosen,
+           buffers.chosen_count, plan.room, rules.score_threshold, segments, buffers.tiles, buffers.columns);
+    if (buffers.tiles.tiles > 1) {
+      launch(arrange_tiles_kernel<T>, grid_for(sort_tiles * kSortTile<T>, kArrangeTilesBlock), dim3(kArrangeTilesBlock),
+             0, buffers.tiles, segments, buffers.columns);
     }
     launch_segments_walk(launch, segments, plan.walk, buffers.columns.boxes, static_cast<const int64_t*>(nullptr),
                          rules.iou, rules.slots, buffers.mask, buffers.kept, static_cast<uint8_t*>(nullptr));

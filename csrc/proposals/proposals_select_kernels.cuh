@@ -74,26 +74,28 @@ struct ProposalMaps {
 // will do.
 template <bool kSingly, typename S, typename Body>
 __device__ __forceinline__ void for_each_logit(const S* logits, uint32_t n, const Body& body) {
-  constexpr int kPack = 16 / static_cast<int>(sizeof(S)), kAhead = 4;
-  const uint32_t packs = !kSingly && allows_packs<kPack>(logits, kPack) ? n / kPack : 0;
-  for (uint32_t base = threadIdx.x; base < packs; base += kAhead * kSelectBlock) {
-    Pack<S, kPack> ahead[kAhead];
+  uint32_t done = 0;
+  if constexpr (!kSingly) {
+    constexpr int kPack = 16 / static_cast<int>(sizeof(S)), kAhead = 4;
+    const uint32_t packs = allows_packs<kPack>(logits, kPack) ? n / kPack : 0;
+    for (uint32_t base = threadIdx.x; base < packs; base += kAhead * kSelectBlock) {
+      Pack<S, kPack> ahead[kAhead];
 #pragma unroll
-    for (int a = 0; a < kAhead; ++a) {
-      const uint32_t pack = base + a * kSelectBlock;
-      if (pack < packs) ahead[a] = load_pack<S, kPack>(logits + int64_t{pack} * kPack);
+      for (int a = 0; a < kAhead; ++a) {
+        const uint32_t pack = base + a * kSelectBlock;
+        if (pack < packs) ahead[a] = load_pack<S, kPack>(logits + int64_t{pack} * kPack);
+      }
+#pragma unroll
+      for (int a = 0; a < kAhead; ++a) {
+        const uint32_t pack = base + a * kSelectBlock;
+        if (pack >= packs) break;
+#pragma unroll
+        for (int i = 0; i < kPack; ++i) body(pack * kPack + i, widen(ahead[a].values[i]));
+      }
     }
-#pragma unroll
-    for (int a = 0; a < kAhead; ++a) {
-      const uint32_t pack = base + a * kSelectBlock;
-      if (pack >= packs) break;
-#pragma unroll
-      for (int i = 0; i < kPack; ++i) body(pack * kPack + i, widen(ahead[a].values[i]));
-    }
+    done = packs * kPack;
   }
-  for (uint32_t place = packs * kPack + threadIdx.x; place < n; place += kSelectBlock) {
-    body(place, widen(logits[place]));
-  }
+  for (uint32_t place = done + threadIdx.x; place < n; place += kSelectBlock) body(place, widen(logits[place]));
 }
 
 // Shared memory of select_kernel.
@@ -111,7 +113,7 @@ constexpr int kSelectListRoom = 32768 / static_cast<int>(sizeof(composite_t<Key>
 // Block = one level of one image. Writes the anchor indices of its best `room`, in no particular order, and their
 // number: fewer where fewer logits are numbers (and, with kFilter, their boxes usable). Which they are is exact.
 template <typename T, typename S, bool kFilter, int kListRoom>
-__global__ void __launch_bounds__(kSelectBlock)
+__global__ void __launch_bounds__(kSelectBlock, 1)
     select_kernel(const __grid_constant__ ProposalMaps<T, S> maps, int64_t room,
                   uint32_t* __restrict__ chosen,         // [B * L, room]
                   int32_t* __restrict__ chosen_count) {  // [B * L]

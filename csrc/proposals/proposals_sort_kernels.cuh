@@ -1,8 +1,8 @@
 // generate_proposals on CUDA, second part: the chosen anchors decoded, filtered and in order. No torch, no <<< >>>.
 //
-// Chosen anchors are cut into tiles of 1024. A block decodes one tile, a thread an anchor, and sorts what is usable by
-// (score, logit, anchor index) in shared memory. If a level has several tiles, arrange_tiles_kernel finds the rank of
-// each proposal over all of them by binary search.
+// Chosen anchors are cut into tiles of 1024 (of 512 for doubles). A block decodes one tile, a thread an anchor, and
+// sorts what is usable by (score, logit, anchor index) in shared memory. If a level has several tiles,
+// arrange_tiles_kernel finds the rank of each proposal over all of them by binary search.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,12 @@
 namespace frcnn {
 namespace {
 
+// Threads, and proposals of a tile. A thread that computes in double takes more than the 64 registers there are for
+// 1024.
+template <typename T>
 constexpr int kSortTile = 1024;
+template <>
+constexpr int kSortTile<double> = 512;
 constexpr int kArrangeTilesBlock = 256;
 
 // Segment s = image * levels + level has the boxes s * tiles_per_segment * 64 … + used[s] - 1, best first: what
@@ -65,7 +70,7 @@ struct ProposalColumns {
 // The same in order within their tiles only, where a segment may have more than one.
 template <typename T>
 struct ProposalTiles {
-  SortedBox<T>* boxes;                     // [segments, tiles, 1024]
+  SortedBox<T>* boxes;                     // [segments, tiles, kSortTile]
   ProposalRank<proposal_key_t<T>>* ranks;  // likewise
   int32_t* used;                           // [segments, tiles]
   int64_t tiles;                           // of a segment
@@ -73,8 +78,8 @@ struct ProposalTiles {
 
 template <typename T>
 union SortMemory {
-  ProposalRank<proposal_key_t<T>> ranks[kSortTile];
-  SortedBox<T> boxes[kSortTile];
+  ProposalRank<proposal_key_t<T>> ranks[kSortTile<T>];
+  SortedBox<T> boxes[kSortTile<T>];
 };
 
 // Sorts ranks[0 … length), a power of two, at most one for each thread. Begins and ends with a barrier.
@@ -96,7 +101,7 @@ __device__ __forceinline__ void sort_bitonic(Rank* ranks, int length) {
 
 // Block = one tile. With one tile a segment `tiles.ranks` is null and the result is final.
 template <typename T, typename S>
-__global__ void __launch_bounds__(kSortTile)
+__global__ void __launch_bounds__(kSortTile<T>, 1)
     sort_kernel(const __grid_constant__ ProposalMaps<T, S> maps, const uint32_t* __restrict__ chosen,
                 const int32_t* __restrict__ chosen_count, int64_t room, T score_threshold, FixedSegments segments,
                 ProposalTiles<T> tiles, ProposalColumns<T> columns) {
@@ -106,13 +111,13 @@ __global__ void __launch_bounds__(kSortTile)
   const int64_t image = segment / maps.levels;
   const ProposalLevel<T, S>& level = maps.level[segment % maps.levels];
   const int thread = static_cast<int>(threadIdx.x);
-  const int64_t left = chosen_count[segment] - tile * kSortTile;
-  const int count = left < kSortTile ? static_cast<int>(left > 0 ? left : 0) : kSortTile;
+  const int64_t left = chosen_count[segment] - tile * kSortTile<T>;
+  const int count = left < kSortTile<T> ? static_cast<int>(left > 0 ? left : 0) : kSortTile<T>;
 
   Box<T> box{};
   Rank rank = Rank::none();
   if (thread < count) {
-    const uint32_t index = chosen[segment * room + tile * kSortTile + thread];
+    const uint32_t index = chosen[segment * room + tile * kSortTile<T> + thread];
     const BoxLimits<T> limits = maps.limits.of(image);
     box = level.decoded(image, index, maps.coder, limits);
     const T logit = level.logit(image, index), score = torch_sigmoid(logit);
@@ -126,7 +131,7 @@ __global__ void __launch_bounds__(kSortTile)
   sort_bitonic(memory.ranks, length);
 
   rank = memory.ranks[thread];
-  const bool is_last = rank.exists() && (thread + 1 == kSortTile || !memory.ranks[thread + 1].exists());
+  const bool is_last = rank.exists() && (thread + 1 == kSortTile<T> || !memory.ranks[thread + 1].exists());
   if (is_last || (thread == 0 && !rank.exists())) {
     const int used = is_last ? thread + 1 : 0;
     tiles.used[blockIdx.x] = used;
@@ -141,7 +146,7 @@ __global__ void __launch_bounds__(kSortTile)
     columns.boxes[at] = memory.boxes[rank.thread];
     columns.scores[at] = rank.score;
   } else {
-    const int64_t at = static_cast<int64_t>(blockIdx.x) * kSortTile + thread;
+    const int64_t at = static_cast<int64_t>(blockIdx.x) * kSortTile<T> + thread;
     tiles.boxes[at] = memory.boxes[rank.thread];
     tiles.ranks[at] = rank;
   }
@@ -166,10 +171,10 @@ __device__ __forceinline__ int ranks_before(const Rank* ranks, int count, const 
 template <typename T>
 __global__ void arrange_tiles_kernel(ProposalTiles<T> tiles, FixedSegments segments, ProposalColumns<T> columns) {
   using Rank = ProposalRank<proposal_key_t<T>>;
-  const int64_t places = tiles.tiles * kSortTile;  // of a segment
+  const int64_t places = tiles.tiles * kSortTile<T>;  // of a segment
   for (int64_t i = global_thread(); i < segments.segments * places; i += grid_threads()) {
-    const int64_t segment = i / places, tile = i % places / kSortTile;
-    const int place = static_cast<int>(i % kSortTile);
+    const int64_t segment = i / places, tile = i % places / kSortTile<T>;
+    const int place = static_cast<int>(i % kSortTile<T>);
     const int32_t* used = tiles.used + segment * tiles.tiles;
     if (i % places == 0) {
       int32_t total = 0;
@@ -181,7 +186,7 @@ __global__ void arrange_tiles_kernel(ProposalTiles<T> tiles, FixedSegments segme
     const Rank rank = tiles.ranks[i];
     int64_t at = segment * segments.stride() + place;
     for (int64_t t = 0; t < tiles.tiles; ++t) {
-      if (t != tile) at += ranks_before(tiles.ranks + (segment * tiles.tiles + t) * kSortTile, used[t], rank);
+      if (t != tile) at += ranks_before(tiles.ranks + (segment * tiles.tiles + t) * kSortTile<T>, used[t], rank);
     }
     columns.boxes[at] = tiles.boxes[i];
     columns.scores[at] = rank.score;

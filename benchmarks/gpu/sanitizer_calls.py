@@ -19,6 +19,7 @@ def canary() -> None:
 
 def operators(device: torch.device) -> None:
     from fasterrcnn_ops import box_iou, decode_boxes, encode_boxes, grid_anchors
+    from fasterrcnn_ops.detections import select_detections_with_proposal
     from fasterrcnn_ops.nms import batched_nms, nms, nms_padded
     from fasterrcnn_ops.roi_align import roi_align
     from fasterrcnn_ops.roi_pool import roi_pool
@@ -51,6 +52,14 @@ def operators(device: torch.device) -> None:
         check(
             f"nms_padded {count}", lambda *inputs: nms_padded(*inputs, iou_threshold=0.5, max_output=20), boxes, scores
         )
+    logits, deltas = torch.randn(2, 70, 4, generator=generator), torch.randn(2, 70, 16, generator=generator)
+    proposals, count, sizes = random_boxes(140).view(2, 70, 4), torch.tensor([70, 65]), torch.tensor([[90, 80]] * 2)
+    rules = {"score_threshold": 0.1, "nms_threshold": 0.5, "max_detections": 30}
+    check(
+        "select_detections",
+        lambda *inputs: select_detections_with_proposal(*inputs, **rules),
+        *(logits, deltas, proposals, count, sizes),
+    )
     for layout in (torch.contiguous_format, torch.channels_last):
         for channels in (8, 5):  # wide and scalar accesses
             features = torch.randn(2, channels, 12, 17, generator=generator).to(memory_format=layout)

@@ -14,20 +14,6 @@ constexpr int kScanWarps = kScanBlock / kWarp;
 // Column tiles a warp serves in one step.
 constexpr int kTilesPerWarp = ceil_div(kMaxChunkTiles, kScanWarps);
 
-// Which of `alive` greedy NMS keeps, `column0` and `column1` being the suppressors of bits `lane` and `lane + 32`.
-// All lanes of a warp call it. Starting from "all alive are kept", a box is right as soon as all of higher rank are,
-// so every round settles at least one more: at most 64 rounds, and as many as the longest chain of doubt in practice.
-__device__ inline uint64_t resolve_tile(uint64_t alive, uint64_t column0, uint64_t column1) {
-  uint64_t kept = alive;
-  for (;;) {
-    const uint64_t low = __ballot_sync(kFullWarp, (column0 & kept) == 0);
-    const uint64_t high = __ballot_sync(kFullWarp, (column1 & kept) == 0);
-    const uint64_t next = alive & (low | high << 32);
-    if (next == kept) return kept;
-    kept = next;
-  }
-}
-
 // A warp's share of the mask words between row tile `step` of a chunk and the column tiles after it.
 struct MaskWords {
   uint64_t word[kTilesPerWarp][2];

@@ -46,6 +46,20 @@ __device__ inline int lowest_bit(uint64_t word) {
 __device__ inline int highest_bit(uint64_t word) { return kTile - 1 - __clzll(static_cast<long long>(word)); }
 __device__ inline bool has_bit(uint64_t word, int bit) { return ((word >> bit) & 1) != 0; }
 
+// Which of `alive` greedy NMS keeps, `column0` and `column1` being the suppressors of bits `lane` and `lane + 32`.
+// All lanes of a warp call it. Starting from "all alive are kept", a box is right as soon as all of higher rank are,
+// so every round settles at least one more: at most 64 rounds, and as many as the longest chain of doubt in practice.
+__device__ inline uint64_t resolve_tile(uint64_t alive, uint64_t column0, uint64_t column1) {
+  uint64_t kept = alive;
+  for (;;) {
+    const uint64_t low = __ballot_sync(kFullWarp, (column0 & kept) == 0);
+    const uint64_t high = __ballot_sync(kFullWarp, (column1 & kept) == 0);
+    const uint64_t next = alive & (low | high << 32);
+    if (next == kept) return kept;
+    kept = next;
+  }
+}
+
 // Where segments begin. Null pointers: everything is one segment.
 struct SegmentMap {
   const uint32_t* starts;  // [2 * tiles] bit b of the pair of words t: position 64 t + b begins a segment

@@ -1,12 +1,11 @@
 """Detections from the outputs of a box head, defined: pure PyTorch, the public functions' signatures.
 
-Girshick, "Fast R-CNN", 2015, section 2.3. Like the proposals' definition it has shapes that depend on shapes alone, and
-serves devices without a kernel (:func:`compose`).
+Girshick, "Fast R-CNN", 2015, section 2.3. Like the proposals' definition it has shapes that depend on shapes alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -36,44 +35,13 @@ def select_detections_with_proposal(
     candidates_per_class: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """And the proposal of each; see :func:`fasterrcnn_ops.select_detections_with_proposal`."""
-    batch, slots = proposals.shape[:2]
-    return compose(
-        class_logits.reshape(batch, slots, class_logits.shape[-1]),
-        box_deltas.reshape(batch, slots, box_deltas.shape[-1]),
-        proposals,
-        count,
-        torch.as_tensor(image_sizes, device=proposals.device),
-        score_threshold,
-        nms_threshold,
-        max_detections,
-        weights,
-        inclusive,
-        min_size,
-        candidates_per_class,
-        nms_padded,
-    )
-
-
-def compose(
-    class_logits: Tensor,  # [B, K, C + 1]
-    box_deltas: Tensor,  # [B, K, 4 (C + 1)] or [B, K, 4 C]
-    proposals: Tensor,  # [B, K, 4]
-    count: Tensor,
-    image_sizes: Tensor,
-    score_threshold: float,
-    nms_threshold: float,
-    max_detections: int,
-    weights: Sequence[float],
-    inclusive: bool,
-    min_size: float,
-    candidates_per_class: int | None,
-    nms: Callable[..., tuple[Tensor, Tensor]],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The composition, with ``nms`` called as ``nms_padded``."""
+    image_sizes = torch.as_tensor(image_sizes, device=proposals.device)
     dtype = torch.promote_types(torch.promote_types(class_logits.dtype, box_deltas.dtype), proposals.dtype)
     dtype = torch.promote_types(dtype, torch.float32)
-    batch, slots, classes = proposals.shape[0], proposals.shape[1], class_logits.shape[2] - 1
-    columns = box_deltas.shape[2] // 4
+    batch, slots = proposals.shape[:2]
+    classes, columns = class_logits.shape[-1] - 1, box_deltas.shape[-1] // 4
+    class_logits = class_logits.reshape(batch, slots, class_logits.shape[-1])
+    box_deltas = box_deltas.reshape(batch, slots, box_deltas.shape[-1])
     scores = class_logits.to(dtype).softmax(dim=2)[..., 1:]  # [B, K, C]
     deltas, anchors = box_deltas.to(dtype).reshape(batch * slots, 4 * columns), proposals.to(dtype).reshape(-1, 4)
     boxes = decode_boxes(deltas, anchors, weights, inclusive=inclusive).view(batch, slots, columns, 2, 2)
@@ -95,7 +63,7 @@ def compose(
     labels = torch.zeros(batch, max_detections, dtype=torch.int64, device=boxes.device)
     proposal, found = torch.full_like(labels, -1), labels.new_zeros(batch)
     for image in range(batch if scores.shape[1] else 0):
-        keep, _ = nms(
+        keep, _ = nms_padded(
             boxes[image][order[image]],
             scores[image],
             order[image] % classes,

@@ -12,7 +12,7 @@ from head_outputs import SIZES, head_outputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fasterrcnn_ops import box_iou, detections, select_detections, select_detections_with_proposal
+from fasterrcnn_ops import box_iou, select_detections, select_detections_with_proposal
 from fasterrcnn_ops.reference import detections as ref
 
 PLAIN = {"score_threshold": 0.05, "nms_threshold": 0.5, "max_detections": 30}
@@ -244,26 +244,6 @@ def test_bad_values_are_not_detected(device):
     deltas = torch.zeros(2, 8, device=device)
     deltas[1, 4] = math.nan
     assert len(detect(torch.tensor([[1.0, math.nan], [0.1, 0.9]]), BOXES[:2], deltas, device=device)[0]) == 0
-
-
-# --- the composition that stands in where there is no kernel ----------------------------------------------------------
-
-
-@over_systems
-def test_composition_of_operators_is_the_same(rules):
-    """What CUDA runs, here on the CPU."""
-    outputs = (*head_outputs(values="ties"), SIZES)
-    found = detections._select_detections_cuda(
-        *outputs,
-        rules["score_threshold"],
-        rules["nms_threshold"],
-        rules["max_detections"],
-        rules.get("weights", (10.0, 10.0, 5.0, 5.0)),
-        rules.get("inclusive", False),
-        1e-2,
-        rules.get("candidates_per_class"),
-    )
-    assert_same(found, select_detections_with_proposal(*outputs, **rules))
 
 
 # --- inside torch ----------------------------------------------------------------------------------------------------

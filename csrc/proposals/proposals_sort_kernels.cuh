@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "candidates/block_sort.cuh"
 #include "nms/nms_tiles.cuh"
 #include "proposals/proposals_select_kernels.cuh"
 
@@ -52,7 +53,7 @@ struct ProposalRank {
 
   __device__ __forceinline__ static ProposalRank none() { return {~Key{0}, ~Key{0}, ~uint32_t{0}, 0}; }
   __device__ __forceinline__ bool exists() const { return score != ~Key{0}; }  // no score has that key
-  __device__ __forceinline__ bool before(const ProposalRank& other) const {
+  __device__ __forceinline__ bool operator<(const ProposalRank& other) const {
     if (score != other.score) return score < other.score;
     return logit != other.logit ? logit < other.logit : index < other.index;
   }
@@ -82,23 +83,6 @@ union SortMemory {
   SortedBox<T> boxes[kSortTile<T>];
 };
 
-// Sorts ranks[0 … length), a power of two, at most one for each thread. Begins and ends with a barrier.
-template <typename Rank>
-__device__ __forceinline__ void sort_bitonic(Rank* ranks, int length) {
-  const int i = static_cast<int>(threadIdx.x);
-  for (int size = 2; size <= length; size *= 2) {
-    for (int step = size / 2; step > 0; step /= 2) {
-      __syncthreads();
-      const int partner = i ^ step;
-      if (i < length && partner > i) {
-        const Rank mine = ranks[i], other = ranks[partner];
-        if (other.before(mine) == ((i & size) == 0)) ranks[i] = other, ranks[partner] = mine;
-      }
-    }
-  }
-  __syncthreads();
-}
-
 // Block = one tile. With one tile a segment `tiles.ranks` is null and the result is final.
 template <typename T, typename S>
 __global__ void __launch_bounds__(kSortTile<T>, 1)
@@ -126,9 +110,7 @@ __global__ void __launch_bounds__(kSortTile<T>, 1)
     }
   }
   memory.ranks[thread] = rank;
-  int length = 1;
-  while (length < count) length *= 2;
-  sort_bitonic(memory.ranks, length);
+  bitonic_sort(memory.ranks, bitonic_size(count));
 
   rank = memory.ranks[thread];
   const bool is_last = rank.exists() && (thread + 1 == kSortTile<T> || !memory.ranks[thread + 1].exists());
@@ -158,7 +140,7 @@ __device__ __forceinline__ int ranks_before(const Rank* ranks, int count, const 
   int low = 0, high = count;
   while (low < high) {
     const int middle = (low + high) / 2;
-    if (ranks[middle].before(rank)) {
+    if (ranks[middle] < rank) {
       low = middle + 1;
     } else {
       high = middle;

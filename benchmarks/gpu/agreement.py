@@ -63,7 +63,7 @@ def few_flipped(found: Tensor, expected: Tensor) -> str:
     return "equal" if differing == 0 else f"{differing} of {expected.numel()} matches differ"
 
 
-def same_selection(score: float = 1e-5, pixels: float = 2e-3) -> Callable[[Any, Any], str]:
+def same_selection(score: float = 1e-5, pixels: float = 2e-3, share: float = MOST_FLIPPED) -> Callable[[Any, Any], str]:
     """An ``agree`` for boxes chosen by score: every box has a twin within these tolerances, few have none.
 
     Order does not count among nearly equal scores, but ours must descend. As for ``same_indices`` an IoU near the
@@ -72,6 +72,7 @@ def same_selection(score: float = 1e-5, pixels: float = 2e-3) -> Callable[[Any, 
     Args:
         score: largest difference of twins' scores.
         pixels: of their coordinates.
+        share: of the boxes, how many may have no twin, those of both sides counted.
     """
 
     def agree(found: Any, expected: Any) -> str:
@@ -90,7 +91,7 @@ def same_selection(score: float = 1e-5, pixels: float = 2e-3) -> Callable[[Any, 
             if distance.numel() and twins[0].any():
                 nearest = distance.argmin(dim=1)[twins[0]]
                 largest = max(largest, (one[twins[0]] - other[nearest])[:, 2:].abs().max().item())
-        allowed = MOST_FLIPPED * total + (ONE_SWAPPED if total >= SLOTS_FOR_A_SWAP else 0)
+        allowed = share * total + (ONE_SWAPPED if total >= SLOTS_FOR_A_SWAP else 0)
         assert alone <= allowed, f"{alone} boxes of {total} have no twin"
         if alone:
             return f"{alone} of {total} boxes have no twin"

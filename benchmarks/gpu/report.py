@@ -25,8 +25,17 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "unknown"
 
 
+# Stages that share a file, each under its name, so that a whole run leaves few.
+TOGETHER = {"build": "checks", "tests": "checks", "sanitizer": "checks"}
+
+
 def result_file(folder: Path, stage: str, card: str) -> Path:
-    return folder / f"gpu_{slug(card)}_{stage}.json"
+    return folder / f"gpu_{slug(card)}_{TOGETHER.get(stage, stage)}.json"
+
+
+def save_stage(file: Path, stage: str, content: Mapping[str, Any]) -> None:
+    """Saves a stage's result: alone, or beside those of the stages it shares the file with."""
+    save(file, {**(load(file) or {}), stage: content} if stage in TOGETHER else content)
 
 
 def said(*command: str, cwd: Path | None = None) -> str | None:

@@ -18,8 +18,10 @@ def canary() -> None:
 
 
 def operators(device: torch.device) -> None:
-    from fasterrcnn_ops import box_iou, decode_boxes, encode_boxes, grid_anchors
+    from fasterrcnn_ops import box_iou, decode_boxes, encode_boxes, grid_anchors, soft_nms
     from fasterrcnn_ops.detections import select_detections_with_proposal
+    from fasterrcnn_ops.matching import match_boxes
+    from fasterrcnn_ops.multi_scale_roi_align import multi_scale_roi_align
     from fasterrcnn_ops.nms import batched_nms, nms, nms_padded
     from fasterrcnn_ops.roi_align import roi_align
     from fasterrcnn_ops.roi_pool import roi_pool
@@ -44,6 +46,16 @@ def operators(device: torch.device) -> None:
     check("box_iou", box_iou, boxes, random_boxes(37))
     grad = torch.randn(300, 77, generator=generator)
     check("box_iou_backward", torch.ops.fasterrcnn_ops.box_iou_backward, grad, boxes, random_boxes(77))
+    for low_quality in (True, False):
+        thresholds = {"high_threshold": 0.5, "low_threshold": 0.3, "allow_low_quality": low_quality}
+        check(
+            "match_boxes",
+            lambda truth, boxes, thresholds=thresholds: match_boxes(truth, boxes, **thresholds),
+            *(random_boxes(7), boxes),
+        )
+    for method in ("naive", "linear", "gaussian"):
+        scores = torch.rand(300, generator=generator)
+        check(f"soft_nms {method}", lambda *inputs, method=method: soft_nms(*inputs, method=method), boxes, scores)
     for count in (65, 300):
         boxes, scores = random_boxes(count), torch.rand(count, generator=generator)
         ids = torch.randint(4, (count,), generator=generator)
@@ -76,6 +88,14 @@ def operators(device: torch.device) -> None:
                     return pooled.detach(), torch.autograd.grad(pooled.square().sum(), leaf)[0]
 
                 check(f"{name} {channels} channels", forward_and_gradient, features, rois)
+            coarse = torch.randn(2, channels, 6, 9, generator=generator).to(memory_format=layout)
+
+            def pyramid(fine, coarse, rois):
+                leaves = [fine.detach().requires_grad_(), coarse.detach().requires_grad_()]
+                pooled = multi_scale_roi_align(leaves, rois, 3, (1 / 8, 1 / 16), 2, canonical_scale=40)
+                return pooled.detach(), *torch.autograd.grad(pooled.square().sum(), leaves)
+
+            check(f"multi_scale_roi_align {channels} channels", pyramid, features, coarse, rois)
 
 
 if __name__ == "__main__":

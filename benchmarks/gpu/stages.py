@@ -53,8 +53,9 @@ class Settings:
         out: folder of results.
         card: name of the device.
         limit: seconds a stage may take.
-        only: part of the names of operator rows to run; all if empty.
-        seconds: sampling time of an operator row.
+        only: part of the names of the rows to run; all if empty.
+        seconds: sampling time of a row.
+        again: measure rows, too, that an earlier run of the same code on this machine has.
         seed: of the first row's inputs.
         commit: to record, where git cannot tell.
     """
@@ -66,6 +67,7 @@ class Settings:
     seconds: float = 5.0
     seed: int = 0
     commit: str | None = None
+    again: bool = False
 
 
 Result = tuple[int, dict[str, Any]]
@@ -237,11 +239,37 @@ def operators(settings: Settings) -> Result:
     return race.run_rows(settings, known.get("ceilings") if known else None)
 
 
+def models(settings: Settings) -> Result:
+    """Times whole detectors and training steps; see ``models.py``, which needs torchvision."""
+    if importlib.util.find_spec("torchvision") is None:
+        return UNAVAILABLE, {"unavailable": "torchvision, which the rows are measured against, is not installed"}
+    from . import models as detectors
+
+    return detectors.run_rows(settings)
+
+
 def graphs(settings: Settings) -> Result:
     """Times detectors with and without CUDA graphs; see ``graphs.py``."""
     from . import graphs as detectors
 
     return OK, {"rows": detectors.run(settings.only)}
+
+
+def goals(settings: Settings) -> Result:
+    """Says which goals the rows measured on a card reach; see ``goals.py``. Needs no card."""
+    from . import goals as table
+
+    results = table.results_of(settings.out, settings.card)
+    judged = table.judge(table.GOALS, results)
+    print(table.table(judged))
+    verdicts = table.verdicts(judged)
+    measured_at = {stage: result["facts"]["commit"] for stage, result in results.items() if result}
+    content = {"verdicts": verdicts, "measured_at": measured_at, "goals": judged}
+    if verdicts[table.MISSED]:
+        return FAILED, content
+    if verdicts[table.NOT_MEASURED]:
+        return UNAVAILABLE, content | {"unavailable": f"{verdicts[table.NOT_MEASURED]} goals are not measured"}
+    return OK, content
 
 
 STAGES: dict[str, Callable[[Settings], Result]] = {
@@ -250,5 +278,7 @@ STAGES: dict[str, Callable[[Settings], Result]] = {
     "sanitizer": sanitizer,
     "ceilings": ceilings,
     "operators": operators,
+    "models": models,
     "graphs": graphs,
+    "goals": goals,
 }

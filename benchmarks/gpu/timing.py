@@ -61,6 +61,18 @@ class Meter:
         self.wait()
         return time.perf_counter() - started
 
+    def allocated(self) -> int:
+        """Bytes in tensors."""
+        return torch.cuda.memory_allocated(self.device)
+
+    def peak(self, call: Call) -> int:
+        """Most bytes in tensors while it ran."""
+        self.wait()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        call()
+        self.wait()
+        return torch.cuda.max_memory_allocated(self.device)
+
     def capture(self, calls: Sequence[Call]) -> Call:
         """A replay of ``calls``, results kept."""
         side = torch.cuda.Stream(self.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import inspect
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from gpu.arithmetic import CONTENDERS
 from gpu.case import size_of, tensors_of
 from gpu.operators import operator_cases
 from gpu.stages import FAILED, OK, Settings
+from host_meter import HostMeter
 from support import require_torchvision
 
 CPU = torch.device("cpu")
@@ -26,31 +27,6 @@ def first_ones(padded):
         keep, count = padded
         return keep[: int(count)]
     return padded
-
-
-class HostMeter:
-    """The interface of ``timing.Meter`` with the host's clock."""
-
-    device = CPU
-
-    def __init__(self, l2_bytes: int) -> None:
-        self.l2_bytes = l2_bytes
-        self.flushed = 0
-
-    def flush(self) -> None:
-        self.flushed += 1
-
-    def gpu(self, calls, head_start: float = 0.0) -> float:
-        started = time.perf_counter()
-        for call in calls:
-            call()
-        return (time.perf_counter() - started) / len(calls)
-
-    def wall(self, call) -> float:
-        return self.gpu([call])
-
-    def capture(self, calls):
-        return lambda: [call() for call in calls]
 
 
 # --- the definitions -------------------------------------------------------------------------------------------------
@@ -182,7 +158,7 @@ def test_one_match_in_ten_thousand_may_differ():
 
 def rows_of(tmp_path, l2_bytes: int, cases=TINY, **settings):
     meter = HostMeter(l2_bytes)
-    code, content = race.measure_all(
+    code, content = race.measure_cases(
         cases, meter, Settings(out=tmp_path, card="A Card", seconds=0.001, **settings), None
     )
     return code, content, meter
@@ -239,6 +215,15 @@ def test_only_some_rows(tmp_path):
     code, content, _ = rows_of(tmp_path, 100, only="no such row")
     assert code == FAILED
     assert "no row has 'no such row' in its name" in content["error"]
+
+
+def test_the_hosts_meter_is_used_as_the_cards():
+    """So that what runs here can run there."""
+    for name, method in inspect.getmembers(HostMeter, inspect.isfunction):
+        if not name.startswith("_"):
+            assert list(inspect.signature(method).parameters) == list(
+                inspect.signature(getattr(timing.Meter, name)).parameters
+            )
 
 
 def test_sets_turn_the_cache_over():

@@ -9,6 +9,7 @@ import re
 import pytest
 from gpu import report
 from gpu.arithmetic import finish_row
+from gpu.stages import STAGES
 
 FACTS = {"card": "Some Card X-1", "torch": "2.11.0", "torchvision": "0.26.0", "commit": "0123456789abcdef"}
 
@@ -35,7 +36,15 @@ def sample() -> dict:
 def test_file_names_carry_the_card(tmp_path):
     assert report.slug("NVIDIA H200 (80 GB)") == "nvidia_h200_80_gb"
     assert report.slug("//") == "unknown"
-    assert report.result_file(tmp_path, "tests", "NVIDIA H200") == tmp_path / "gpu_nvidia_h200_tests.json"
+    assert report.result_file(tmp_path, "graphs", "NVIDIA H200") == tmp_path / "gpu_nvidia_h200_graphs.json"
+
+
+def test_a_whole_run_leaves_few_files(tmp_path):
+    for stage in STAGES:
+        report.save_stage(report.result_file(tmp_path, stage, "A Card"), stage, {"stage": stage})
+    assert len(list(tmp_path.iterdir())) == 6  # and a picture
+    checks = report.load(tmp_path / "gpu_a_card_checks.json")
+    assert checks == {stage: {"stage": stage} for stage in ("build", "tests", "sanitizer")}
 
 
 def test_saved_and_loaded(tmp_path):

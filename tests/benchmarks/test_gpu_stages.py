@@ -13,6 +13,7 @@ import pytest
 import support
 import torch
 from gpu import graphs, report, stages
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fasterrcnn
 from fasterrcnn.build import SYSTEMS
@@ -20,7 +21,7 @@ from fasterrcnn_ops import _library
 
 _library.load()
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("build", "tests", "sanitizer", "ceilings", "operators", "graphs")
+STAGES = ("build", "tests", "sanitizer", "ceilings", "operators", "models", "graphs", "goals")
 
 
 @pytest.fixture
@@ -42,12 +43,13 @@ def returning(code: int, content: dict):
 
 def test_stage_list():
     assert tuple(stages.STAGES) == STAGES
-    for stage in STAGES:
+    assert set(gpu_acceptance.SHARES) == set(STAGES)
+    for stage in (*STAGES, "all"):
         assert f"gpu_acceptance.py {stage} " in gpu_acceptance.__doc__
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES[:-1], "all"])
 def test_without_a_card_every_stage_says_so(stage, tmp_path, capsys):
     assert gpu_acceptance.main([stage, "--out", str(tmp_path)]) == 2
     assert f"{stage}: no CUDA device: torch {torch.__version__} sees no" in capsys.readouterr().err
@@ -62,7 +64,13 @@ def test_the_process_exits_with_2_without_a_card(tmp_path):
     assert "no CUDA device" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["build", "--limit", "soon"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([], ["fly"], ["build", "--limit", "soon"]),
+        *(["all", "--stages", "build,fly"], ["all", "--stages", ""], ["build", "--stages", "build"]),
+    ],
+)
 def test_bad_arguments_are_refused(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         gpu_acceptance.main(arguments)
@@ -76,7 +84,7 @@ def test_exit_code_and_file_tell_the_same(code, tmp_path, monkeypatch):
     monkeypatch.setitem(stages.STAGES, "tests", returning(code, {"found": 1}))
     arguments = ["tests", "--out", str(tmp_path), "--limit", "9", "--seconds", "2", "--seed", "4", "--commit", "abc"]
     assert gpu_acceptance.main(arguments) == code
-    saved = report.load(tmp_path / "gpu_a_card_tests.json")
+    saved = report.load(tmp_path / "gpu_a_card_checks.json")["tests"]
     assert (saved["exit"], saved["found"], saved["limit"], saved["seconds_a_row"]) == (code, 1, 9.0, 2.0)
     assert (saved["stage"], saved["seed"], saved["facts"]["commit"]) == ("tests", 4, "abc")
     assert saved["facts"]["torch"]
@@ -88,7 +96,7 @@ def test_seeds_are_fresh_unless_given(tmp_path, monkeypatch):
     seeds = set()
     for _ in range(3):
         gpu_acceptance.main(["tests", "--out", str(tmp_path)])
-        seeds.add(report.load(tmp_path / "gpu_a_card_tests.json")["seed"])
+        seeds.add(report.load(tmp_path / "gpu_a_card_checks.json")["tests"]["seed"])
     assert len(seeds) == 3
 
 
@@ -223,19 +231,35 @@ def test_ceilings_are_read(settings, monkeypatch):
     assert stages.ceilings(settings) == (stages.OK, {"ceilings": {"l2_bytes": 7}})
 
 
-def test_operators_need_torchvision(settings, monkeypatch):
+@pytest.mark.parametrize("stage", ["operators", "models"])
+def test_rivals_need_torchvision(stage, settings, monkeypatch):
     monkeypatch.setattr(stages.importlib.util, "find_spec", lambda name: None)
-    code, content = stages.operators(settings)
+    code, content = stages.STAGES[stage](settings)
     assert code == stages.UNAVAILABLE
     assert "torchvision" in content["unavailable"]
 
 
+class Called(TorchDispatchMode):
+    """The names of our operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "fasterrcnn_ops":
+            self.names.add(func._schema.name.removeprefix("fasterrcnn_ops::"))
+        return func(*args, **(kwargs or {}))
+
+
 def test_the_sanitizers_calls_run():
-    """Here on the CPU against itself: the calls and their arguments are good."""
+    """Here on the CPU against itself: the calls and their arguments are good, and every kernel's operator is called."""
     spec = stages.importlib.util.spec_from_file_location("sanitizer_calls", stages.HERE / "sanitizer_calls.py")
     module = stages.importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.operators(torch.device("cpu"))
+    with Called() as called:
+        module.operators(torch.device("cpu"))
+    assert called.names >= set(stages.OPERATORS)
 
 
 # --- graphs ----------------------------------------------------------------------------------------------------------

@@ -31,10 +31,8 @@ OPERATORS = (
     *("nms", "batched_nms", "nms_padded"),
     *("roi_align_forward", "roi_align_backward", "roi_pool_forward", "roi_pool_backward"),
     *("match_boxes", "soft_nms", "multi_scale_roi_align_forward", "multi_scale_roi_align_backward"),
-    *("select_detections",),
+    *("generate_proposals", "select_detections"),
 )
-# These are compositions of torch operations, or of the ones above, on CUDA.
-COMPOSED = ("generate_proposals",)
 # Run in a process of its own: prints the operators without a CUDA kernel, as JSON.
 LIST_MISSING = f"""
 import json, torch, fasterrcnn_ops

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fasterrcnn_ops.proposals import generate_proposals
     from fasterrcnn_ops.roi_align import RoIAlign, roi_align
     from fasterrcnn_ops.roi_pool import RoIPool, roi_pool
+    from fasterrcnn_ops.sampling import sample_candidates
     from fasterrcnn_ops.soft_nms import soft_nms
 
 _MODULE_OF = {
@@ -49,6 +50,7 @@ _MODULE_OF = {
     "clip_boxes_to_image": "boxes",  # clamp boxes to the image
     "remove_small_boxes": "boxes",  # indices of the boxes with both sides large enough
     "match_boxes": "matching",  # target of each box by IoU thresholds, without an N x M matrix
+    "sample_candidates": "sampling",  # a fixed number of positives and negatives, by a hash of seed and number
     "nms": "nms",  # non-maximum suppression
     "batched_nms": "nms",  # NMS within each class, exact ids
     "nms_padded": "nms",  # NMS of fixed capacity: indices padded with -1, and a count

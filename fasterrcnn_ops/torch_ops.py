@@ -13,4 +13,5 @@ import fasterrcnn_ops.nms
 import fasterrcnn_ops.proposals
 import fasterrcnn_ops.roi_align
 import fasterrcnn_ops.roi_pool
+import fasterrcnn_ops.sampling
 import fasterrcnn_ops.soft_nms  # noqa: F401

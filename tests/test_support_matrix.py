@@ -70,5 +70,5 @@ def test_cuda_column(matrix):
     """What the document says is there runs, with the reference's results."""
     for case in matrix.cases():
         assert matrix.cuda(case) != "no"
-        inputs = [tensor.float().cuda() for tensor in case.tensors.values()]
+        inputs = [tensor.cuda() for tensor in matrix._inputs(case)]
         assert matrix._close(tuple(result.cpu() for result in case.run(*inputs)), case.expected(*matrix._inputs(case)))

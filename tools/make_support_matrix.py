@@ -43,6 +43,7 @@ class Case:
         tensors: name -> float64 argument.
         call: takes the function (ours or the reference) and the tensors.
         maps: names of the tensors that are feature maps and so have a memory format.
+        dtype: of the tensors, if they are not numbers of any dtype.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Case:
     tensors: dict[str, Tensor]
     call: Callable[..., Any]
     maps: tuple[str, ...] = ()
+    dtype: torch.dtype | None = None
 
     def run(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         return _flat(self.call(getattr(fasterrcnn_ops, self.name), *tensors))
@@ -88,6 +90,7 @@ def cases() -> list[Case]:
     cells = torch.tensor([[-8.0, -8.0, 8.0, 8.0], [-12.0, -8.0, 12.0, 8.0]], dtype=torch.float64)
     rpn = {"objectness": values(2, 2, 4, 4), "deltas": values(2, 8, 4, 4) / 4, "cell_anchors": cells}
     head = {"logits": values(2, 4, 3), "deltas": values(2, 4, 12) / 8, "proposals": boxes(8).reshape(2, 4, 4)}
+    drawn = {"positive": values(2, 12) > -0.9, "negative": values(2, 12) > -0.9}
     ids = torch.tensor([0, 1, 2] * 4)
     size = (40.0, 48.0)
     sizes, count = torch.tensor([[40, 48], [44, 44]]), torch.tensor([4, 3])
@@ -99,6 +102,9 @@ def cases() -> list[Case]:
     def select(op, logits, deltas, proposals):
         options = {"score_threshold": 0.1, "nms_threshold": 0.5, "max_detections": 5}
         return op(logits, deltas, proposals, count.to(deltas.device), sizes.to(deltas.device), **options)
+
+    def sample(op, positive, negative):
+        return op(positive, negative, count.to(positive.device), num_samples=6, max_positive=2)
 
     def pool_pyramid(op, fine, coarse, rois):
         options = {"canonical_scale": 16, "canonical_level": 3}
@@ -118,6 +124,7 @@ def cases() -> list[Case]:
         ),
         Case("box_iou", ("box_iou", "box_iou_backward"), pairs, _call),
         Case("match_boxes", ("match_boxes",), {"targets": boxes(2), "boxes": boxes(9)}, match),
+        Case("sample_candidates", ("sample_candidates",), drawn, sample, dtype=torch.bool),
         Case("nms", ("nms",), suppressed, lambda op, b, s: op(b, s, 0.3)),
         Case("batched_nms", ("batched_nms",), suppressed, lambda op, b, s: op(b, s, ids.to(b.device), 0.2)),
         Case(
@@ -171,10 +178,12 @@ def _close(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], *, exact: bo
 
 
 def _inputs(case: Case, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    return [tensor.to(dtype) for tensor in case.tensors.values()]
+    return [tensor.to(case.dtype or dtype) for tensor in case.tensors.values()]
 
 
-def works_with(case: Case, dtype: torch.dtype) -> bool:
+def works_with(case: Case, dtype: torch.dtype) -> bool | None:
+    if case.dtype is not None:
+        return None
     inputs = _inputs(case, dtype)
     return _close(case.run(*inputs), case.expected(*inputs))
 
@@ -249,8 +258,10 @@ def functional_gradient(case: Case) -> bool | None:
     return True
 
 
-def autocast(case: Case) -> bool:
+def autocast(case: Case) -> bool | None:
     """Beside float32 tensors the first one is half, as a layer leaves it: the result is that of its float32 values."""
+    if case.dtype is not None:
+        return None
     first, *others = _inputs(case)
     half = first.bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
@@ -339,7 +350,7 @@ that it equals this file.
 
 {table}
 
-- **fp16 … integer**: all tensors of that dtype (int64 for *integer*). Result of the reference.
+- **fp16 … integer**: all tensors of that dtype (int64 for *integer*). Result of the reference. – for masks.
 - **strided**: no tensor is contiguous in any dimension. **channels last**: of the maps; – without maps. Same
   result.
 - **CUDA**: *kernel*: a kernel of its own. *torch*: torch operations on every device. **Not run here**: this table was

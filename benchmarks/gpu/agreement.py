@@ -63,7 +63,18 @@ def few_flipped(found: Tensor, expected: Tensor) -> str:
     return "equal" if differing == 0 else f"{differing} of {expected.numel()} matches differ"
 
 
-def same_selection(score: float = 1e-5, pixels: float = 2e-3, share: float = MOST_FLIPPED) -> Callable[[Any, Any], str]:
+def as_many_drawn(found: Any, expected: Any) -> str:
+    """Masks of what was drawn at random, of each kind [B, N] or a list of [N]: as many of each image."""
+    same = True
+    for one, other in zip(found, expected, strict=True):
+        for ours, theirs in zip(one, other, strict=True):
+            counts = int(ours.sum()), int(theirs.sum())
+            assert counts[0] == counts[1], f"{counts[0]} were drawn instead of {counts[1]}"
+            same = same and torch.equal(ours.bool(), theirs.bool())
+    return "equal" if same else "as many drawn"
+
+
+def same_selection(score: float = 1e-5, pixels: float = 1e-2, share: float = MOST_FLIPPED) -> Callable[[Any, Any], str]:
     """An ``agree`` for boxes chosen by score: every box has a twin within these tolerances, few have none.
 
     Order does not count among nearly equal scores, but ours must descend. As for ``same_indices`` an IoU near the

@@ -9,6 +9,7 @@ from .box_cases import anchors_case, batched_nms_case, decode_case, match_boxes_
 from .case import DTYPES, FORMATS, Case
 from .pyramid_cases import Pyramid, multi_scale_roi_align_backward_case, multi_scale_roi_align_case
 from .roi_cases import Regions, roi_align_backward_case, roi_align_case, roi_pool_backward_case, roi_pool_case
+from .sampling_cases import sample_candidates_case
 from .stage_cases import fpn_proposals_case, select_detections_case, single_map_proposals_case
 
 
@@ -30,6 +31,7 @@ def operator_cases(tiny: bool = False) -> list[Case]:
     found += [soft_nms_case(30 if tiny else 1000)]
     found += [match_boxes_case(*((5, 3000) if tiny else (20, 268_569)), rpn=True)]
     found += [match_boxes_case(*((5, 60) if tiny else (20, 2000)), rpn=False)]
+    found += [sample_candidates_case(images, 3000 if tiny else 268_569) for images in (1, 8)]
     found += [fpn_proposals_case(batch, tiny) for batch in (1, 2, 16)]
     found += [single_map_proposals_case(1, tiny)]
     found += [select_detections_case(*((40, 4) if tiny else (1000, 91)))]

@@ -26,6 +26,7 @@ def operators(device: torch.device) -> None:
     from fasterrcnn_ops.proposals import generate_proposals
     from fasterrcnn_ops.roi_align import roi_align
     from fasterrcnn_ops.roi_pool import roi_pool
+    from fasterrcnn_ops.sampling import sample_candidates
 
     generator = torch.Generator().manual_seed(0)
 
@@ -78,6 +79,15 @@ def operators(device: torch.device) -> None:
 
             maps = (*fine, *coarse, random_boxes(3) - 30, torch.tensor([[116, 124], [90, 80]]))
             check(f"generate_proposals {top_n} {filtered}", proposals_of, *maps)
+    for count in (77, 5000):
+        draw = torch.rand(3, count, generator=generator)
+        masks, seeds = (draw < 0.1, draw > 0.2), torch.randint(2**63 - 1, (3,), generator=generator)
+        check(
+            f"sample_candidates {count}",
+            lambda *inputs: sample_candidates(*inputs, num_samples=64, max_positive=32),
+            *masks,
+            seeds,
+        )
     logits, deltas = torch.randn(2, 70, 4, generator=generator), torch.randn(2, 70, 16, generator=generator)
     proposals, count, sizes = random_boxes(140).view(2, 70, 4), torch.tensor([70, 65]), torch.tensor([[90, 80]] * 2)
     rules = {"score_threshold": 0.1, "nms_threshold": 0.5, "max_detections": 30}

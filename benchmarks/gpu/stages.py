@@ -30,8 +30,8 @@ OPERATORS = (
     *("grid_anchors", "encode_boxes", "decode_boxes", "box_iou", "box_iou_backward"),
     *("nms", "batched_nms", "nms_padded"),
     *("roi_align_forward", "roi_align_backward", "roi_pool_forward", "roi_pool_backward"),
-    *("match_boxes", "soft_nms", "multi_scale_roi_align_forward", "multi_scale_roi_align_backward"),
-    *("generate_proposals", "select_detections"),
+    *("match_boxes", "sample_candidates", "generate_proposals", "select_detections", "soft_nms"),
+    *("multi_scale_roi_align_forward", "multi_scale_roi_align_backward"),
 )
 # Run in a process of its own: prints the operators without a CUDA kernel, as JSON.
 LIST_MISSING = f"""

@@ -27,14 +27,15 @@ struct RowStats {
   T max, sum;
 };
 
-// How class_kernel is cut: threads of a block, and candidates of a class that fit into its shared memory. Tests have
-// smaller ones.
-template <int kThreads_, int kRoom_>
+// How class_kernel is cut: threads of a block, candidates of a class that fit into its shared memory, and blocks of a
+// launch, which stride over more lists. Tests have smaller ones.
+template <int kThreads_, int kRoom_, int64_t kMostBlocks_>
 struct ClassBlock {
   static constexpr int kThreads = kThreads_, kWarps = kThreads_ / kWarp, kRoom = kRoom_;
+  static constexpr int64_t kMostBlocks = kMostBlocks_;
   static_assert(kThreads % kTile == 0 && (kRoom & (kRoom - 1)) == 0);
 };
-using UsualClassBlock = ClassBlock<512, 2048>;
+using UsualClassBlock = ClassBlock<512, 2048, 1 << 20>;
 
 // S is what the head stores, T what is computed in.
 template <typename S>

@@ -19,7 +19,6 @@ namespace frcnn {
 namespace {
 
 constexpr int kRowBlock = 256;
-constexpr int64_t kMostClassBlocks = 1 << 20;
 // Blocks of class_kernel on a multiprocessor, at least: two need 64 registers a thread, with which doubles spill.
 template <typename T>
 constexpr int kClassBlocks = sizeof(T) == sizeof(float) ? 2 : 1;
@@ -160,8 +159,9 @@ void launch_select_detections(const Launch& launch, const DetectionHead<S>& head
   if (lists > 0) {
     launch(row_stats_kernel<S, T>, grid_for(head.images * head.slots * kWarp, kRowBlock), dim3(kRowBlock), 0, head,
            buffers.rows);
-    launch(class_kernel<Block, S, T>, dim3(static_cast<unsigned>(lists < kMostClassBlocks ? lists : kMostClassBlocks)),
-           dim3(Block::kThreads), 0, head, rules, buffers);
+    launch(class_kernel<Block, S, T>,
+           dim3(static_cast<unsigned>(lists < Block::kMostBlocks ? lists : Block::kMostBlocks)), dim3(Block::kThreads),
+           0, head, rules, buffers);
   }
   const SortedLists<detection_key_t<T>> kept{
       buffers.keys,      buffers.proposals,           nullptr, buffers.sizes, head.images,

@@ -22,6 +22,7 @@ namespace frcnn {
 namespace {
 
 constexpr int kMostProposalLevels = 16;
+constexpr int kSelectBlock = 512;  // with 1024 there are 64 registers, too few for four packs ahead of their use
 
 template <typename T>
 using proposal_key_t = decltype(descending_key(T()));
@@ -154,7 +155,7 @@ __global__ void __launch_bounds__(kSelectBlock, 1)
   bool in_list = false;
   while (shift > 0 && wanted > 0 && wanted_in_all < n) {
     const int next = shift > kDigitBits ? shift - kDigitBits : 0;
-    find_digit(scratch.search, wanted, [&](const auto& add) {
+    find_digit<kSelectBlock>(scratch.search, wanted, [&](const auto& add) {
       const auto count = [&](Composite pair) {
         if (shift == kBits || pair >> shift == prefix) {
           add(static_cast<uint32_t>(pair >> next) & ((1u << (shift - next)) - 1));

@@ -139,7 +139,7 @@ std::vector<S> stored_as(const std::vector<float>& values) {
   return stored;
 }
 
-using SmallBlock = frcnn::ClassBlock<64, 16>;
+using SmallBlock = frcnn::ClassBlock<64, 16, 4>;  // blocks have several lists
 
 template <typename S, typename Block = SmallBlock>
 frcnn::widened_t<S> check(const Scene& scene) {
@@ -237,10 +237,8 @@ CASE(thresholds) {
     check<float>({.classes = 2, .score_threshold = threshold, .ties = true});
     check<float>({.classes = 2, .nms_threshold = threshold});
   }
-  // Equal probabilities, exactly at the threshold.
-  Scene even{.slots = 5, .classes = 1, .score_threshold = 0.5};
-  even.ties = true;
-  check<float>(even);
+  // Of two equal logits: exactly at the threshold, so none of them is a candidate.
+  check<float>({.classes = 1, .max_detections = 60, .score_threshold = 0.5, .nms_threshold = 2.0, .ties = true});
 }
 
 CASE(numbers_of_detections) {

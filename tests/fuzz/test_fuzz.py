@@ -19,7 +19,7 @@ LEVEL_KERNELS = [
     ("roi_pool_levels", 2000),
     ("soft_nms", 4000),
 ]
-PORTABLE_KERNELS = [("roi_align", 6000), ("roi_pool", 6000)]
+PORTABLE_KERNELS = [("roi_align", 6000), ("roi_pool", 6000), ("sampling", 600)]
 
 # Compiling under the sanitizers takes most of the time: the level in use here, and the others as long tests.
 *LOWER, HIGHEST = _library.cpu_levels()

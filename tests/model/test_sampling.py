@@ -1,4 +1,7 @@
-"""Sampling by a hash: counts, its quality, and that only seed, stage and number of a candidate decide."""
+"""Sampling by a hash: counts, how evenly it draws, and that only seed, stage and number of a candidate decide.
+
+The hash itself: tests/ops/test_sampling.py.
+"""
 
 from __future__ import annotations
 
@@ -7,60 +10,11 @@ import math
 import torch
 
 from fasterrcnn.training import Sampler, image_seeds
-from fasterrcnn.training.sampling import ANCHORS, PROPOSALS, hashes, mixed
-
-WORD = 2**32
-
-
-def lowbias32(x: int) -> int:
-    """Chris Wellons' finaliser as published, in whole numbers of any size."""
-    x ^= x >> 16
-    x = x * 0x7FEB352D % WORD
-    x ^= x >> 15
-    x = x * 0x846CA68B % WORD
-    return x ^ x >> 16
 
 
 def masks(positives: int, negatives: int) -> tuple[torch.Tensor, torch.Tensor]:
     positive = torch.arange(positives + negatives) < positives
     return positive, ~positive
-
-
-def test_finaliser_is_the_published_one():
-    """To the last bit, at the ends of its range as well: nothing overflows."""
-    words = [0, 1, 2, 12345, 2**31 - 1, 2**31, WORD - 2, WORD - 1]
-    words += torch.randint(WORD, (1000,), generator=torch.Generator().manual_seed(0)).tolist()
-    assert mixed(torch.tensor(words)).tolist() == [lowbias32(word) for word in words]
-
-
-def test_no_two_candidates_of_an_image_have_one_hash():
-    for seed in (0, 1, -1, 2**62 + 12345, -(2**63)):
-        found = hashes(torch.tensor(seed), ANCHORS, torch.arange(200_000))
-        assert found.min() >= 0
-        assert found.max() < WORD
-        assert len(found.unique()) == 200_000
-
-
-def test_hash_is_uniform():
-    """64 equal parts of its range are hit equally often, by many numbers of one seed and by one number of many seeds.
-
-    χ² with 63 degrees of freedom: mean 63, standard deviation 11.2; six of them.
-    """
-    many = torch.arange(64_000)
-    for found in (hashes(torch.tensor(7), ANCHORS, many), hashes(many, PROPOSALS, torch.tensor([3]))[:, 0]):
-        hits = (found // (WORD // 64)).bincount(minlength=64).double()
-        assert ((hits - 1000).square() / 1000).sum() < 63 + 6 * 11.2
-
-
-def test_neighbouring_seeds_and_stages_are_unrelated():
-    """A flipped bit of seed, stage or number flips half the bits of the hash, to six standard deviations."""
-    numbers = torch.arange(2000)
-    before = hashes(torch.tensor(5), ANCHORS, numbers)
-    others = [hashes(torch.tensor(5 ^ 1 << bit), ANCHORS, numbers) for bit in (0, 1, 31, 32, 33, 62)]
-    others += [hashes(torch.tensor(5), PROPOSALS, numbers), hashes(torch.tensor(5), ANCHORS, numbers ^ 1)]
-    for after in others:
-        changed = (before ^ after)[:, None] >> torch.arange(32) & 1
-        assert (changed.double().mean(dim=0) - 0.5).abs().max() < 6 * 0.5 / math.sqrt(2000)
 
 
 def test_every_candidate_is_drawn_equally_often():

@@ -29,12 +29,12 @@ def test_torch_ops_registers_every_operator():
         import torch, fasterrcnn_ops.torch_ops
         for name in ("nms", "batched_nms", "nms_padded", "roi_align_forward", "roi_align_backward", "roi_pool_forward",
                      "roi_pool_backward", "multi_scale_roi_align_forward", "multi_scale_roi_align_backward",
-                     "grid_anchors", "encode_boxes", "decode_boxes", "box_iou", "soft_nms"):
+                     "grid_anchors", "encode_boxes", "decode_boxes", "box_iou", "soft_nms", "sample_candidates"):
             getattr(torch.ops.fasterrcnn_ops, name).default
             print(name)
         """
     )
-    assert len(names.split()) == 14
+    assert len(names.split()) == 15
 
 
 @pytest.mark.parametrize("first", ["import fasterrcnn_ops.nms", "import fasterrcnn_ops.torch_ops", "pass"])

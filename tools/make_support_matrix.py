@@ -310,15 +310,12 @@ def maps_over_entries(case: Case) -> bool:
 
 
 def cuda(case: Case) -> str:
-    """What a build with CUDA runs there: from the sources and the registrations, not from a run."""
+    """What a build with CUDA runs there: from the sources, not from a run."""
     sources = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "csrc").glob("*/*_cuda.cu")))
     kernels = set(re.findall(r'm\.impl\("(\w+)"', sources))
     if not case.operators:
         return "torch"
-    if case.operators[0] in kernels:
-        return "kernel"
-    registered = torch._C._dispatch_has_kernel_for_dispatch_key(f"fasterrcnn_ops::{case.operators[0]}", "CUDA")
-    return "composed" if registered else NO
+    return "kernel" if case.operators[0] in kernels else NO
 
 
 COLUMNS: dict[str, Callable[[Case], bool | str | None]] = {
@@ -356,8 +353,8 @@ that it equals this file.
 - **fp16 … integer**: all tensors of that dtype (int64 for *integer*). Result of the reference. – for masks.
 - **strided**: no tensor is contiguous in any dimension. **channels last**: of the maps; – without maps. Same
   result.
-- **CUDA**: *kernel*: a kernel of its own. *composed*: an implementation of torch operations and other operators is
-  registered. *torch*: torch operations on every device. **Not run here**: this table was made without a card.
+- **CUDA**: *kernel*: a kernel of its own. *torch*: torch operations on every device. **Not run here**: this table was
+  made without a card.
 - **gradient**: the tensors whose first and second derivatives (reverse mode) agree with finite differences; *yes*: all.
   – where the result is indices. (That of `complete_box_iou` agrees with the reference: α counts as a constant.)
 - **`torch.func`**: `torch.func.grad` gives what `backward()` gives. Inside a compiled function it raises for operators

@@ -23,6 +23,7 @@ def operators(device: torch.device) -> None:
     from fasterrcnn_ops.matching import match_boxes
     from fasterrcnn_ops.multi_scale_roi_align import multi_scale_roi_align
     from fasterrcnn_ops.nms import batched_nms, nms, nms_padded
+    from fasterrcnn_ops.proposals import generate_proposals
     from fasterrcnn_ops.roi_align import roi_align
     from fasterrcnn_ops.roi_pool import roi_pool
     from fasterrcnn_ops.sampling import sample_candidates
@@ -65,6 +66,19 @@ def operators(device: torch.device) -> None:
         check(
             f"nms_padded {count}", lambda *inputs: nms_padded(*inputs, iou_threshold=0.5, max_output=20), boxes, scores
         )
+    fine, coarse = (
+        [torch.randn(2, a * c, h, w, generator=generator) for c in (1, 4)] for a, h, w in ((3, 29, 31), (2, 7, 9))
+    )
+    for filtered in (False, True):
+        for top_n in (60, 1500):  # a tile of each level, and more
+            rules = {"pre_nms_top_n": top_n, "post_nms_top_n": 40, "nms_threshold": 0.6, "filter_before_topk": filtered}
+
+            def proposals_of(logits, deltas, coarse_logits, coarse_deltas, cells, sizes, rules=rules):
+                maps = [logits, coarse_logits], [deltas, coarse_deltas], [cells, cells[:2]]
+                return generate_proposals(*maps, (4, 16), sizes, **rules)
+
+            maps = (*fine, *coarse, random_boxes(3) - 30, torch.tensor([[116, 124], [90, 80]]))
+            check(f"generate_proposals {top_n} {filtered}", proposals_of, *maps)
     for count in (77, 5000):
         draw = torch.rand(3, count, generator=generator)
         masks, seeds = (draw < 0.1, draw > 0.2), torch.randint(2**63 - 1, (3,), generator=generator)

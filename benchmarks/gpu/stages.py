@@ -30,11 +30,9 @@ OPERATORS = (
     *("grid_anchors", "encode_boxes", "decode_boxes", "box_iou", "box_iou_backward"),
     *("nms", "batched_nms", "nms_padded"),
     *("roi_align_forward", "roi_align_backward", "roi_pool_forward", "roi_pool_backward"),
-    *("match_boxes", "sample_candidates", "select_detections", "soft_nms"),
+    *("match_boxes", "sample_candidates", "generate_proposals", "select_detections", "soft_nms"),
     *("multi_scale_roi_align_forward", "multi_scale_roi_align_backward"),
 )
-# These are compositions of torch operations, or of the ones above, on CUDA.
-COMPOSED = ("generate_proposals",)
 # Run in a process of its own: prints the operators without a CUDA kernel, as JSON.
 LIST_MISSING = f"""
 import json, torch, fasterrcnn_ops

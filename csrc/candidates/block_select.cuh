@@ -1,8 +1,8 @@
 // The k smallest of very many numbers, found by one block: a radix search for the k-th. No torch, no <<< >>>.
 //
-// A digit of 11 bits at a time, the highest first: count how often each value of the digit occurs among the numbers that
-// share the digits found so far, and add up until k is reached. Counts are integers in shared memory, so the order of
-// threads changes nothing.
+// A digit of 11 bits at a time, the highest first: count how often each value of the digit occurs among the numbers
+// that share the digits found so far, and add up until k is reached. Counts are integers in shared memory, so the order
+// of threads changes nothing.
 #pragma once
 
 #include <cstdint>
@@ -12,20 +12,16 @@
 namespace frcnn {
 namespace {
 
-constexpr int kSelectBlock = 1024;
-constexpr int kSelectWarps = kSelectBlock / kWarp;
 constexpr int kDigitBits = 11;
 constexpr int kDigits = 1 << kDigitBits;
-constexpr int kDigitsPerThread = kDigits / kSelectBlock;
-static_assert(kSelectWarps == kWarp, "one warp adds up one number of every warp");
 
 // Shared memory of find_digit. After it, by all threads: what it found.
 struct DigitSearch {
   uint32_t counts[kDigits];
-  uint32_t before_warp[kSelectWarps];
-  uint32_t digit;   // of the wanted number; kDigits if there are not that many
-  uint32_t below;   // numbers of smaller digits: all of them, if there are not that many
-  uint32_t inside;  // numbers of this digit
+  uint32_t before_warp[kWarp];  // as many as a block may have
+  uint32_t digit;               // of the wanted number; kDigits if there are not that many
+  uint32_t below;               // numbers of smaller digits: all of them, if there are not that many
+  uint32_t inside;              // numbers of this digit
 };
 
 // Inclusive sum over the lanes up to this one.
@@ -37,13 +33,15 @@ __device__ __forceinline__ uint32_t sum_up_to_lane(uint32_t value) {
   return value;
 }
 
-// The digit of the `wanted`-th smallest number, counted from 1. All threads of the block call it; walk(add) calls
-// add(digit) for each of the calling thread's numbers. Begins and ends with a barrier.
-template <typename Walk>
+// The digit of the `wanted`-th smallest number, counted from 1. All kThreads threads of the block call it, 1024 at
+// most; walk(add) calls add(digit) for each of the calling thread's numbers. Begins and ends with a barrier.
+template <int kThreads, typename Walk>
 __device__ __forceinline__ void find_digit(DigitSearch& search, uint32_t wanted, const Walk& walk) {
+  constexpr int kWarps = kThreads / kWarp, kDigitsPerThread = kDigits / kThreads;
+  static_assert(kThreads % kWarp == 0 && kWarps <= kWarp && kDigits % kThreads == 0);
   const int thread = static_cast<int>(threadIdx.x);
   __syncthreads();  // the search before may still be read
-  for (int i = thread; i < kDigits; i += kSelectBlock) search.counts[i] = 0;
+  for (int i = thread; i < kDigits; i += kThreads) search.counts[i] = 0;
   if (thread == 0) search.digit = kDigits, search.below = 0, search.inside = 0;
   __syncthreads();
   walk([&](uint32_t digit) { atomicAdd(&search.counts[digit], 1u); });
@@ -56,9 +54,9 @@ __device__ __forceinline__ void find_digit(DigitSearch& search, uint32_t wanted,
   if (lane_index() == kWarp - 1) search.before_warp[warp_index()] = up_to_lane;
   __syncthreads();
   if (warp_index() == 0) {
-    const uint32_t of_warp = search.before_warp[thread];
-    __syncwarp();
-    search.before_warp[thread] = sum_up_to_lane(of_warp) - of_warp;
+    const uint32_t of_warp = thread < kWarps ? search.before_warp[thread] : 0;
+    const uint32_t before = sum_up_to_lane(of_warp) - of_warp;
+    if (thread < kWarps) search.before_warp[thread] = before;
   }
   __syncthreads();
   uint32_t below = search.before_warp[warp_index()] + up_to_lane - of_thread;
@@ -73,7 +71,7 @@ __device__ __forceinline__ void find_digit(DigitSearch& search, uint32_t wanted,
     }
     below += inside;
   }
-  if (thread == kSelectBlock - 1 && below < wanted) search.below = below;
+  if (thread == kThreads - 1 && below < wanted) search.below = below;
   __syncthreads();
 }
 

@@ -90,8 +90,10 @@ __global__ void __launch_bounds__(kMergeBlock)
     const int64_t first_list = image * from.lists;
     // The lanes of a warp stay together: sum_of_lanes wants all of them.
     for (int64_t item = first; __any_sync(kFullWarp, item < items.count); item += grid_threads() / width) {
-      const auto list = static_cast<int32_t>(item < items.entries ? item / items.most : 0);
-      const auto place = static_cast<int32_t>(item < items.entries ? item % items.most : 0);
+      // Fewer than 2^31 entries: a division of 32 bits.
+      const auto entry = static_cast<uint32_t>(item < items.entries ? item : 0);
+      const auto most = static_cast<uint32_t>(items.most > 0 ? items.most : 1);
+      const auto list = static_cast<int32_t>(entry / most), place = static_cast<int32_t>(entry % most);
       const bool exists = item < items.entries && place < from.size(first_list + list);
       int64_t at = 0;
       int32_t rank = 0;

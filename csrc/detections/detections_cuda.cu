@@ -1,60 +1,16 @@
 // select_detections on CUDA: checks, dtypes, temporary memory, registration. The kernels are in detections_kernels.cuh.
 #include "candidates/limits.h"
+#include "candidates/numbers_on_device.h"
 #include "cuda_launch.h"
+#include "cuda_workspace.h"
 #include "detections/detections.h"
 #include "detections/detections_kernels.cuh"
 
 namespace frcnn {
 namespace {
 
-// Sizes as the kernels read them; `tensor` keeps them alive. Dtypes that are rare here are widened.
-struct SizesOnDevice {
-  Tensor tensor;
-  DeviceNumbers numbers;
-
-  explicit SizesOnDevice(const Tensor& sizes) : tensor(torch::stable::contiguous(sizes)) {
-    switch (sizes.scalar_type()) {
-      case ScalarType::Long:
-        numbers.integers = data_of<int64_t>(tensor);
-        break;
-      case ScalarType::Float:
-        numbers.floats = data_of<float>(tensor);
-        break;
-      default:
-        tensor = cast(tensor, ScalarType::Double);
-        numbers.doubles = data_of<double>(tensor);
-    }
-  }
-};
-
 struct DetectionTensors {
   Tensor boxes, labels, scores, count, proposal;
-};
-
-// One block of memory for all temporary arrays.
-template <typename T>
-struct DetectionWorkspace {
-  Tensor memory;
-  DetectionBuffers<T> buffers;
-
-  DetectionWorkspace(const Tensor& like, int64_t images, int64_t slots, int64_t classes, int64_t max_detections) {
-    const auto take_all = [&](const auto& take) {
-      return take_detection_buffers<UsualClassBlock, T>(images, slots, classes, max_detections, take);
-    };
-    const auto rounded = [](int64_t bytes) { return (bytes + 255) / 256 * 256; };
-    int64_t total = 0;
-    take_all([&](int64_t bytes) {
-      total += rounded(bytes);
-      return static_cast<void*>(nullptr);
-    });
-    memory = empty_on(like, {total}, ScalarType::Byte);
-    char* next = mutable_data_of<char>(memory);
-    buffers = take_all([&](int64_t bytes) {
-      char* taken = next;
-      next += rounded(bytes);
-      return static_cast<void*>(taken);
-    });
-  }
 };
 
 // Logits and deltas are stored as S, in memory that `logits` and `deltas` hold.
@@ -65,7 +21,7 @@ void run_detections(const DetectionArguments& args, const Tensor& logits, const 
   using T = widened_t<S>;
   const Tensor proposals = contiguous_as(args.proposals, dtype);
   const Tensor count = contiguous_as(args.count, ScalarType::Long);
-  const SizesOnDevice sizes(args.image_sizes);
+  const NumbersOnDevice sizes(args.image_sizes);
   const int64_t images = proposals.size(0), slots = proposals.size(1), classes = logits.size(2) - 1;
   const DetectionHead<S> head{reinterpret_cast<const S*>(data_of<Stored>(logits)),
                               reinterpret_cast<const S*>(data_of<Stored>(deltas)),
@@ -82,7 +38,9 @@ void run_detections(const DetectionArguments& args, const Tensor& logits, const 
                                 make_iou_test<T>(args.nms_threshold),
                                 args.candidates_per_class.value_or(slots),
                                 args.max_detections};
-  const DetectionWorkspace<T> workspace(proposals, images, slots, classes, args.max_detections);
+  const Workspace<DetectionBuffers<T>> workspace(proposals, [&](const auto& take) {
+    return take_detection_buffers<UsualClassBlock, T>(images, slots, classes, args.max_detections, take);
+  });
   launch_select_detections(StreamLauncher(proposals), head, rules, workspace.buffers,
                            DetectionOutputs<T>{mutable_data_of<T>(out.boxes), mutable_data_of<int64_t>(out.labels),
                                                mutable_data_of<T>(out.scores), mutable_data_of<int64_t>(out.proposal),

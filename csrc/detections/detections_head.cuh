@@ -27,15 +27,15 @@ struct RowStats {
   T max, sum;
 };
 
-// How class_kernel is cut: threads of a block, candidates of a class that fit into its shared memory, and blocks of a
-// launch, which stride over more lists. Tests have smaller ones.
-template <int kThreads_, int kRoom_, int64_t kMostBlocks_>
+// How class_kernel is cut: threads of a block, candidates of a class that fit into its shared memory, and images of a
+// launch, which strides over more. Tests have smaller ones.
+template <int kThreads_, int kRoom_, int64_t kMostImages_>
 struct ClassBlock {
   static constexpr int kThreads = kThreads_, kWarps = kThreads_ / kWarp, kRoom = kRoom_;
-  static constexpr int64_t kMostBlocks = kMostBlocks_;
+  static constexpr int64_t kMostImages = kMostImages_;
   static_assert(kThreads % kTile == 0 && (kRoom & (kRoom - 1)) == 0);
 };
-using UsualClassBlock = ClassBlock<512, 2048, 1 << 20>;
+using UsualClassBlock = ClassBlock<512, 2048, 65535>;
 
 // S is what the head stores, T what is computed in.
 template <typename S>

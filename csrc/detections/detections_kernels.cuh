@@ -23,30 +23,33 @@ constexpr int kRowBlock = 256;
 template <typename T>
 constexpr int kClassBlocks = sizeof(T) == sizeof(float) ? 2 : 1;
 
-// Lanes, sums and butterflies in the order of torch's softmax of rows of up to 1024: the same bits. A row with a NaN or
-// +inf has a NaN sum, and so NaN probabilities.
+// Grid.x strides over proposals, grid.y over images. Lanes, sums and butterflies in the order of torch's softmax of
+// rows of up to 1024: the same bits. A row with a NaN or +inf has a NaN sum, and so NaN probabilities.
 template <typename S, typename T>
 __global__ void __launch_bounds__(kRowBlock) row_stats_kernel(DetectionHead<S> head, RowStats<T>* rows) {
-  const int64_t all = head.images * head.slots, step = grid_threads() / kWarp;
-  for (int64_t row = global_thread() / kWarp; row < all; row += step) {
-    if (row % head.slots >= head.used(row / head.slots)) continue;
-    T max = -static_cast<T>(INFINITY);
-    for (int32_t column = lane_index(); column <= head.classes; column += kWarp) {
-      const T logit = head.logit(row, column);
-      max = max < logit ? logit : max;
-    }
+  const int64_t step = grid_threads() / kWarp;
+  for (int64_t image = blockIdx.y; image < head.images; image += gridDim.y) {
+    const int64_t used = head.used(image);
+    for (int64_t proposal = global_thread() / kWarp; proposal < used; proposal += step) {
+      const int64_t row = image * head.slots + proposal;
+      T max = -static_cast<T>(INFINITY);
+      for (int32_t column = lane_index(); column <= head.classes; column += kWarp) {
+        const T logit = head.logit(row, column);
+        max = max < logit ? logit : max;
+      }
 #pragma unroll
-    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-      const T other = __shfl_xor_sync(kFullWarp, max, offset);
-      max = max < other ? other : max;
-    }
-    T sum = T(0);
-    for (int32_t column = lane_index(); column <= head.classes; column += kWarp) {
-      sum += torch_exp(head.logit(row, column) - max);
-    }
+      for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+        const T other = __shfl_xor_sync(kFullWarp, max, offset);
+        max = max < other ? other : max;
+      }
+      T sum = T(0);
+      for (int32_t column = lane_index(); column <= head.classes; column += kWarp) {
+        sum += torch_exp(head.logit(row, column) - max);
+      }
 #pragma unroll
-    for (int offset = kWarp / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(kFullWarp, sum, offset);
-    if (lane_index() == 0) rows[row] = {max, sum};
+      for (int offset = kWarp / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(kFullWarp, sum, offset);
+      if (lane_index() == 0) rows[row] = {max, sum};
+    }
   }
 }
 
@@ -99,13 +102,14 @@ __device__ __forceinline__ void sort_candidates(Pair* pairs, int32_t count) {
   bitonic_sort(pairs, size);
 }
 
+// Block = (class, image); grid.y strides over images.
 template <typename Block, typename S, typename T>
 __global__ void __launch_bounds__(Block::kThreads, kClassBlocks<T>)
     class_kernel(DetectionHead<S> head, DetectionRules<T> rules, DetectionBuffers<T> buffers) {
   __shared__ detection_pair_t<T> shared[Block::kRoom];
-  for (int64_t list = blockIdx.x; list < head.images * head.classes; list += gridDim.x) {
-    const int64_t image = list / head.classes;
-    const auto label = static_cast<int32_t>(list % head.classes) + 1;
+  const auto label = static_cast<int32_t>(blockIdx.x) + 1;
+  for (int64_t image = blockIdx.y; image < head.images; image += gridDim.y) {
+    const int64_t list = image * head.classes + blockIdx.x;
     SortedBox<T>* boxes = buffers.boxes + list * head.slots;
     detection_pair_t<T>* overflow =
         buffers.overflow_room == 0 ? nullptr : buffers.overflow + list * buffers.overflow_room;
@@ -120,7 +124,7 @@ __global__ void __launch_bounds__(Block::kThreads, kClassBlocks<T>)
     const auto count = static_cast<int32_t>(found < most ? found : most);
     const int32_t kept = keep_candidates<Block>(fits ? shared : overflow, count, boxes, rules.iou, buffers.kept(list));
     if (threadIdx.x == 0) buffers.sizes[list] = kept;
-    __syncthreads();  // the next list uses the same shared memory
+    __syncthreads();  // the next image uses the same shared memory
   }
 }
 
@@ -155,17 +159,17 @@ struct DetectionSlots {
 template <typename Block = UsualClassBlock, typename S, typename T, typename Launch>
 void launch_select_detections(const Launch& launch, const DetectionHead<S>& head, const DetectionRules<T>& rules,
                               const DetectionBuffers<T>& buffers, const DetectionOutputs<T>& out) {
-  const int64_t lists = buffers.kept_room == 0 ? 0 : head.images * head.classes;
-  if (lists > 0) {
-    launch(row_stats_kernel<S, T>, grid_for(head.images * head.slots * kWarp, kRowBlock), dim3(kRowBlock), 0, head,
-           buffers.rows);
-    launch(class_kernel<Block, S, T>,
-           dim3(static_cast<unsigned>(lists < Block::kMostBlocks ? lists : Block::kMostBlocks)), dim3(Block::kThreads),
-           0, head, rules, buffers);
+  const int32_t lists = buffers.kept_room == 0 ? 0 : head.classes;
+  if (lists > 0 && head.images > 0) {
+    const auto images = static_cast<unsigned>(head.images < Block::kMostImages ? head.images : Block::kMostImages);
+    dim3 row_grid = grid_for(head.slots * kWarp, kRowBlock);
+    row_grid.y = images;
+    launch(row_stats_kernel<S, T>, row_grid, dim3(kRowBlock), 0, head, buffers.rows);
+    launch(class_kernel<Block, S, T>, dim3(static_cast<unsigned>(lists), images), dim3(Block::kThreads), 0, head, rules,
+           buffers);
   }
-  const SortedLists<detection_key_t<T>> kept{
-      buffers.keys,      buffers.proposals,           nullptr, buffers.sizes, head.images,
-      buffers.kept_room, lists > 0 ? head.classes : 0};
+  const SortedLists<detection_key_t<T>> kept{buffers.keys, buffers.proposals, nullptr, buffers.sizes,
+                                             head.images,  buffers.kept_room, lists};
   launch_merge_lists(launch, kept, rules.max_detections, DetectionSlots<T>{buffers, out, rules.max_detections});
 }
 

@@ -2,6 +2,7 @@
 #include <cub/device/device_radix_sort.cuh>
 
 #include "cuda_launch.h"
+#include "cuda_workspace.h"
 #include "nms/nms.h"
 #include "nms/nms_kernels.cuh"
 
@@ -31,34 +32,6 @@ struct RadixSort {
     sort(nullptr);  // asks for the size; null scratch means just that, so none may be null in the second call
     Tensor scratch = empty_on(like, {static_cast<int64_t>(bytes) + 1}, ScalarType::Byte);
     sort(mutable_data_of<char>(scratch));
-  }
-};
-
-// All temporary arrays in one block of memory: one allocation costs the host about as much as a launch.
-template <typename T>
-struct Workspace {
-  Tensor memory;
-  NmsBuffers<T> buffers;
-
-  Workspace(const Tensor& like, const NmsPlan& plan) : memory(empty_on(like, {bytes(plan)}, ScalarType::Byte)) {
-    char* next = mutable_data_of<char>(memory);
-    buffers = take_nms_buffers<T>(plan, [&](int64_t bytes) {
-      char* taken = next;
-      next += rounded(bytes);
-      return static_cast<void*>(taken);
-    });
-  }
-
- private:
-  static int64_t rounded(int64_t bytes) { return (bytes + 255) / 256 * 256; }
-
-  static int64_t bytes(const NmsPlan& plan) {
-    int64_t total = 0;
-    take_nms_buffers<T>(plan, [&](int64_t bytes) {
-      total += rounded(bytes);
-      return static_cast<void*>(nullptr);
-    });
-    return total;
   }
 };
 
@@ -128,7 +101,7 @@ std::tuple<Tensor, Tensor> run_nms(const Tensor& boxes, const Tensor& scores, co
   if (idxs) ids.emplace(*idxs);
   const RadixSort sort{boxes, launch.stream};
   dispatch_coordinates(box_type, [&]<typename T>() {
-    const Workspace<T> workspace(boxes, plan);
+    const Workspace<NmsBuffers<T>> workspace(boxes, [&](const auto& take) { return take_nms_buffers<T>(plan, take); });
     dispatch_coordinates(score_type, [&]<typename Score>() {
       launch_nms(launch, sort, plan, data_of<T>(wide_boxes), data_of<Score>(wide_scores), ids ? ids->view : NmsIds{},
                  make_iou_test<T>(iou_threshold), max_output, workspace.buffers, mutable_data_of<int64_t>(keep),

@@ -64,7 +64,7 @@ __global__ void mask_kernel(const SortedBox<T>* __restrict__ boxes, Segments seg
 template <typename T>
 struct KeptList {
   SortedBox<T>* boxes;        // [count] each long segment's kept boxes, from the position at which it begins
-  int64_t* sizes;             // [tiles] by home
+  int32_t* sizes;             // [tiles] by home
   uint64_t* struck;           // [tiles, kKeptSplits] bits of candidates struck by each share of the list
   int32_t* places = nullptr;  // [count] as boxes: where in the segment they are; null: nobody asks
 };

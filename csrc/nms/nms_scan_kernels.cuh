@@ -138,7 +138,7 @@ __global__ void scan_kernel(const SortedBox<T>* __restrict__ boxes, const uint64
     list.boxes[begin + place] = boxes[position];
     if (list.places != nullptr) list.places[begin + place] = static_cast<int32_t>(position - begin);
   }
-  if (list.boxes != nullptr && thread == 0) list.sizes[home] = size;
+  if (list.boxes != nullptr && thread == 0) list.sizes[home] = static_cast<int32_t>(size);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // generate_proposals on the CPU: checks, layouts, dispatch, exp and sigmoid, registration. The kernel is in
 // proposals_cpu_kernel.h.
 #include "candidates/limits.h"
+#include "candidates/map_layout.h"
 #include "candidates/torch_math.h"
 #include "proposals/proposals.h"
 #include "proposals/proposals_cpu_kernel.h"
@@ -11,22 +12,6 @@ namespace {
 using proposals_cpu::LevelMaps;
 using proposals_cpu::LevelSlots;
 using proposals_cpu::Slots;
-
-// How an image of a [B, C, H, W] map lies in memory. Strides of dimensions of size 1 mean nothing.
-bool has_strides(const Tensor& map, std::array<int64_t, 3> strides) {
-  for (int dim = 0; dim < 3; ++dim) {
-    if (map.size(dim + 1) != 1 && map.stride(dim + 1) != strides[dim]) return false;
-  }
-  return true;
-}
-
-bool is_channels_first(const Tensor& map) { return has_strides(map, {map.size(2) * map.size(3), map.size(3), 1}); }
-
-bool is_channels_last(const Tensor& map) { return has_strides(map, {1, map.size(3) * map.size(1), map.size(1)}); }
-
-Tensor readable(const Tensor& map) {
-  return is_channels_first(map) || is_channels_last(map) ? map : torch::stable::contiguous(map);
-}
 
 // The maps of all levels in a layout the kernel reads.
 struct Maps {

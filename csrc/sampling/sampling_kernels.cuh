@@ -4,9 +4,8 @@
 // as fill up, the negatives:
 //
 //   1. search   the largest key that is drawn, by radix over the 64-bit keys (hash, position), 11 bits a round, until
-//   the
-//               keys that share the digits found so far are all drawn: two rounds mostly, as hashes are uniform; six at
-//               most, which takes repeated numbers
+//               the keys that share the digits found so far are all drawn: two rounds mostly, as hashes are uniform;
+//               six at most, which takes repeated numbers
 //   2. write    a byte for every candidate
 //
 // Hashes are computed again in each round: some twenty instructions, where the masks, one byte a candidate, come from
@@ -23,6 +22,7 @@
 namespace frcnn {
 namespace {
 
+constexpr int kSamplingBlock = 1024;
 constexpr int64_t kMostSamplingBlocks = 1 << 20;
 
 // 16 neighbouring candidates: a byte of a mask for each, from the lowest.
@@ -104,8 +104,8 @@ __device__ __forceinline__ DrawnKeys smallest_keys(const MaskPacks& packs, const
   for (int shift = 64;;) {
     const int bits = shift < kDigitBits ? shift : kDigitBits;
     shift -= bits;
-    find_digit(search, wanted, [&](const auto& add) {
-      for (int64_t pack = threadIdx.x; pack < packs.count(); pack += kSelectBlock) {
+    find_digit<kSamplingBlock>(search, wanted, [&](const auto& add) {
+      for (int64_t pack = threadIdx.x; pack < packs.count(); pack += kSamplingBlock) {
         const int64_t first = packs.first_of(pack);
         for_each_in(packs.load(first), first, image, [&](int, uint64_t key) {
           const uint64_t digits = key >> shift;
@@ -125,7 +125,7 @@ __device__ __forceinline__ DrawnKeys smallest_keys(const MaskPacks& packs, const
 
 __device__ __forceinline__ void write_drawn(const MaskPacks& packs, const SamplingImage& image,
                                             const DrawnKeys& drawn) {
-  for (int64_t pack = threadIdx.x; pack < packs.count(); pack += kSelectBlock) {
+  for (int64_t pack = threadIdx.x; pack < packs.count(); pack += kSamplingBlock) {
     const int64_t first = packs.first_of(pack);
     MaskPack bytes{};
     for_each_in(packs.load(first), first, image, [&](int place, uint64_t key) {
@@ -135,7 +135,7 @@ __device__ __forceinline__ void write_drawn(const MaskPacks& packs, const Sampli
   }
 }
 
-__global__ void __launch_bounds__(kSelectBlock) sample_candidates_kernel(SamplingTask task) {
+__global__ void __launch_bounds__(kSamplingBlock) sample_candidates_kernel(SamplingTask task) {
   __shared__ DigitSearch search;
   for (int64_t number = blockIdx.x; number < task.images; number += gridDim.x) {
     const SamplingImage image = image_of(task, number);
@@ -152,7 +152,7 @@ template <typename Launch>
 void launch_sample_candidates(const Launch& launch, const SamplingTask& task) {
   if (task.images == 0 || task.candidates == 0) return;
   const int64_t blocks = task.images < kMostSamplingBlocks ? task.images : kMostSamplingBlocks;
-  launch(sample_candidates_kernel, dim3(static_cast<unsigned>(blocks)), dim3(kSelectBlock), 0, task);
+  launch(sample_candidates_kernel, dim3(static_cast<unsigned>(blocks)), dim3(kSamplingBlock), 0, task);
 }
 
 }  // namespace

@@ -1,12 +1,11 @@
 """Proposals from the maps of an RPN head, defined: pure PyTorch, the public function's signature.
 
-Ren et al., "Faster R-CNN", 2015, section 3.3. Every shape depends on shapes alone, and nothing is read back from the
-device, so the same composition serves devices without a kernel of their own (:func:`compose`).
+Ren et al., "Faster R-CNN", 2015, section 3.3. Every shape depends on shapes alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -35,46 +34,14 @@ def generate_proposals(
     filter_before_topk: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes ``[B, P, 4]``, scores ``[B, P]`` and count ``[B]``; see :func:`fasterrcnn_ops.generate_proposals`."""
+    device = objectness[0].device
     pairs = [(stride, stride) if isinstance(stride, (int, float)) else stride for stride in strides]
-    return compose(
-        objectness,
-        deltas,
-        cell_anchors,
-        pairs,
-        torch.as_tensor(image_sizes, device=objectness[0].device),
-        torch.as_tensor(min_size, dtype=torch.float64, device=objectness[0].device) - int(inclusive_sides),
-        (pre_nms_top_n, post_nms_top_n),
-        (nms_threshold, score_threshold),
-        weights,
-        anchor_offset,
-        inclusive,
-        filter_before_topk,
-        nms_padded,
-    )
-
-
-def compose(
-    objectness: Sequence[Tensor],
-    deltas: Sequence[Tensor],
-    cell_anchors: Sequence[Tensor],
-    strides: Sequence[tuple[float, float]],
-    image_sizes: Tensor,
-    min_size: Tensor,
-    top_n: tuple[int, int],
-    thresholds: tuple[float, float],
-    weights: Sequence[float],
-    anchor_offset: float,
-    inclusive: bool,
-    filter_before_topk: bool,
-    nms: Callable[..., tuple[Tensor, Tensor]],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The composition, with ``nms`` called as ``nms_padded``; ``min_size`` is a scalar or ``[B]``, strides (y, x)."""
+    image_sizes = torch.as_tensor(image_sizes, device=device)
+    min_sizes = torch.as_tensor(min_size, dtype=torch.float64, device=device) - int(inclusive_sides)
     dtype = torch.promote_types(objectness[0].dtype, torch.float32)
-    pre_nms_top_n, post_nms_top_n = top_n
-    nms_threshold, score_threshold = thresholds
     batch = objectness[0].shape[0]
     limits = (image_sizes.to(dtype).flip(1) - int(inclusive))[:, None, None]  # [B, 1, 1, 2] as (x, y)
-    min_side = min_size.to(dtype).expand(batch)[:, None]  # [B, 1]
+    min_side = min_sizes.to(dtype).expand(batch)[:, None]  # [B, 1]
 
     def decoded(level_deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
         """Clipped boxes [B, N, 4] and which of them are boxes of the wanted size."""
@@ -85,7 +52,7 @@ def compose(
         return boxes, boxes.isfinite().all(dim=2) & (sides >= min_side[..., None]).all(dim=2)
 
     selected = []
-    for level, (logits, maps, cells, stride) in enumerate(zip(objectness, deltas, cell_anchors, strides, strict=True)):
+    for level, (logits, maps, cells, stride) in enumerate(zip(objectness, deltas, cell_anchors, pairs, strict=True)):
         anchors = grid_anchors(cells.to(dtype), tuple(logits.shape[2:]), stride, offset=anchor_offset)  # [N, 4]
         anchors = anchors.expand(batch, -1, -1)
         logits = logits.to(dtype).permute(0, 2, 3, 1).flatten(1)  # [B, N] in the order (y W + x) A + a
@@ -112,7 +79,7 @@ def compose(
     all_boxes, all_scores = boxes.new_zeros(batch, post_nms_top_n, 4), scores.new_zeros(batch, post_nms_top_n)
     count = torch.zeros(batch, dtype=torch.int64, device=boxes.device)
     for image in range(batch if scores.shape[1] else 0):
-        keep, _ = nms(
+        keep, _ = nms_padded(
             boxes[image], scores[image], levels[image], iou_threshold=nms_threshold, max_output=post_nms_top_n
         )
         index = keep.clamp(min=0)

@@ -139,7 +139,7 @@ std::vector<S> stored_as(const std::vector<float>& values) {
   return stored;
 }
 
-using SmallBlock = frcnn::ClassBlock<64, 16, 4>;  // blocks have several lists
+using SmallBlock = frcnn::ClassBlock<64, 16, 2>;  // blocks have several images
 
 template <typename S, typename Block = SmallBlock>
 frcnn::widened_t<S> check(const Scene& scene) {

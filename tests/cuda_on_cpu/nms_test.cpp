@@ -242,7 +242,7 @@ CASE(shares_of_a_kept_list) {
       if (bit % 5 != 0) wanted |= std::uint64_t{1} << bit;
     }
     const Buffer<frcnn::SortedBox<float>> list_in(list), boxes_in(boxes);
-    const Buffer<int64_t> sizes_in(std::vector<int64_t>{size});
+    const Buffer<int32_t> sizes_in(std::vector<int32_t>{static_cast<int32_t>(size)});
     const auto got = in_every_order([&](const Launcher& launch) {
       Buffer<std::uint64_t> struck((chunk + 1) * frcnn::kKeptSplits);
       launch(frcnn::kept_kernel<float>, dim3(1, frcnn::kKeptSplits), dim3(frcnn::kKeptBlock), 0, boxes_in.data(),

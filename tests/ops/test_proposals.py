@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rpn_maps import FPN, LAYOUTS, ONE_LEVEL, PYRAMID, PYRAMID_STRIDES, SIZES, SYSTEMS, maps_of
 
-from fasterrcnn_ops import box_iou, generate_proposals, proposals
+from fasterrcnn_ops import box_iou, generate_proposals
 from fasterrcnn_ops.reference import proposals as ref
 
 over_systems = pytest.mark.parametrize("rules", SYSTEMS.values(), ids=SYSTEMS)
@@ -353,32 +353,3 @@ def test_views_of_a_larger_batch():
     )
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
-
-
-# --- the composition that stands in where there is no kernel ----------------------------------------------------------
-
-
-@over_systems
-def test_composition_of_operators_is_the_same(rules):
-    """What CUDA runs, here on the CPU."""
-    objectness, deltas, cells = maps_of(PYRAMID, values="ties")
-    min_size = rules.get("min_size", 1e-3)
-    inclusive_sides = rules.get("inclusive_sides", False)
-    found = proposals._generate_proposals_cuda(
-        objectness,
-        deltas,
-        cells,
-        proposals._stride_pairs(PYRAMID_STRIDES),
-        SIZES,
-        min_size if isinstance(min_size, torch.Tensor) else None,
-        0.0 if isinstance(min_size, torch.Tensor) else min_size - inclusive_sides,
-        rules["pre_nms_top_n"],
-        rules["post_nms_top_n"],
-        rules["nms_threshold"],
-        0.0,
-        [1.0] * 4,
-        rules.get("anchor_offset", 0.0),
-        rules.get("inclusive", False),
-        rules.get("filter_before_topk", False),
-    )
-    assert_same(found, generate_proposals(objectness, deltas, cells, PYRAMID_STRIDES, SIZES, **rules))

@@ -48,6 +48,17 @@ def _gather(kernel: str, half: Wide) -> dict[str, Wide]:
     return {f"{kernel}<float, 4": _WHOLE, f"{kernel}<__half, 4": half, f"{kernel}<__nv_bfloat16, 4": half}
 
 
+# Boxes of NMS: four floats at once, four doubles in two accesses.
+_SORTED_BOXES = {
+    f"{kernel}<{scalar}": wide
+    for kernel, wide in {
+        "mask_kernel": Wide(loads=(128,)),
+        "kept_kernel": Wide(loads=(128,)),
+        "scan_kernel": Wide(loads=(128,), stores=(128,)),
+    }.items()
+    for scalar in ("float", "double")
+}
+
 # File -> kernel, up to the template arguments that count -> what every instance of it must do.
 WIDE_ACCESSES: dict[str, dict[str, Wide]] = {
     "roi_align_cuda": {**_ROI_ALIGN_FORWARD, **_gather("roi_align_backward_kernel", _HALF_GATHER)},
@@ -62,16 +73,17 @@ WIDE_ACCESSES: dict[str, dict[str, Wide]] = {
     },
     # Sixteen bytes of a mask.
     "sampling_cuda": {"sample_candidates_kernel": Wide((128,), (128,))},
-    # Sorted boxes: four floats at once, four doubles in two accesses.
     "nms_cuda": {
-        f"{kernel}<{scalar}": wide
-        for kernel, wide in {
-            "arrange_kernel": Wide(stores=(128,)),
-            "mask_kernel": Wide(loads=(128,)),
-            "kept_kernel": Wide(loads=(128,)),
-            "scan_kernel": Wide(loads=(128,), stores=(128,)),
-        }.items()
-        for scalar in ("float", "double")
+        **_SORTED_BOXES,
+        **{f"arrange_kernel<{scalar}": Wide(stores=(128,)) for scalar in ("float", "double")},
+    },
+    "proposals_cuda": {
+        **_SORTED_BOXES,
+        # The logits, in the copy that has a loop for packs.
+        **{
+            f"select_kernel<{types}, false": Wide(loads=(128,))
+            for types in ("float, float", "double, double", "float, __half", "float, __nv_bfloat16")
+        },
     },
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
@@ -51,19 +52,49 @@ __device__ __forceinline__ T* dynamic_shared() {
 #endif
 }
 
-// N neighbouring values, moved by one access of their size (16 bytes at most): `*reinterpret_cast<const Pack<T,
-// N>*>(p)` for a `p` aligned to it.
+// N neighbouring values, moved by one access of their size (16 bytes at most): for a pointer aligned to it.
 template <typename T, int N>
 struct alignas(sizeof(T) * N) Pack {
   static_assert(sizeof(T) * N <= 16 && (N & (N - 1)) == 0);
   T values[N];
 };
+
 template <typename T, int N>
 __device__ __forceinline__ Pack<T, N> load_pack(const T* from) {
   return *reinterpret_cast<const Pack<T, N>*>(from);
 }
+
+#if defined(__CUDACC__)
+// A store of many bytes spelled out. An assignment is taken apart by the compiler where the values lie ready one by
+// one, and is not always put together again.
+__device__ __forceinline__ void store_whole(uint4* to, uint4 v) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(v.x), "r"(v.y),
+               "r"(v.z), "r"(v.w)
+               : "memory");
+}
+__device__ __forceinline__ void store_whole(uint2* to, uint2 v) {
+  asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "r"(v.x), "r"(v.y) : "memory");
+}
+template <typename Access, typename T, int N>
+__device__ __forceinline__ void store_pack_as(T* to, const Pack<T, N>& pack) {
+  Access access;
+  memcpy(&access, &pack, sizeof(access));
+  store_whole(reinterpret_cast<Access*>(to), access);
+}
+#endif
+
+// `to` is global memory.
 template <typename T, int N>
 __device__ __forceinline__ void store_pack(T* to, const Pack<T, N>& pack) {
+#if defined(__CUDACC__)
+  if constexpr (N > 1 && sizeof(pack) == 16) {
+    store_pack_as<uint4>(to, pack);
+    return;
+  } else if constexpr (N > 1 && sizeof(pack) == 8) {
+    store_pack_as<uint2>(to, pack);
+    return;
+  }
+#endif
   *reinterpret_cast<Pack<T, N>*>(to) = pack;
 }
 // Whether packs of N may be read at `p`, and after every `stride` elements from there (host and device).

@@ -49,7 +49,9 @@ def tool():
     spec = importlib.util.spec_from_file_location("check_cuda_kernels", TOOL)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TOOL.parent))  # for what it imports from there
+        spec.loader.exec_module(module)
     try:
         module.find_cuda_home()
     except SystemExit as why:
@@ -57,10 +59,10 @@ def tool():
     return module
 
 
-def check(tool, tmp_path, monkeypatch, capsys, body: str) -> tuple[int, str]:
+def check(tool, tmp_path, monkeypatch, capsys, body: str, *options: str) -> tuple[int, str]:
     file = tmp_path / "planted_cuda.cu"
     file.write_text(KERNEL.format(body=body))
-    monkeypatch.setattr(sys, "argv", ["check_cuda_kernels.py", "--arch", "90", str(file)])
+    monkeypatch.setattr(sys, "argv", ["check_cuda_kernels.py", "--arch", "90", *options, str(file)])
     status = tool.main()
     said = capsys.readouterr()
     return status, said.out + said.err
@@ -84,3 +86,37 @@ def test_planted_flaw(tool, tmp_path, monkeypatch, capsys, body, complaint):
     status, said = check(tool, tmp_path, monkeypatch, capsys, body)
     assert status == 1
     assert re.search(complaint, said), said
+
+
+@pytest.fixture
+def needs_nvdisasm(tool):
+    try:
+        tool.kernel_sass.find_nvdisasm(tool.find_cuda_home())
+    except SystemExit as why:
+        pytest.skip(str(why))
+
+
+def test_local_memory_in_machine_code(needs_nvdisasm, tool, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(tool.EXPLAINED_STACK, "planted", "so that the machine code alone is left to complain")
+    assert check(tool, tmp_path, monkeypatch, capsys, STACK)[0] == 0
+    status, said = check(tool, tmp_path, monkeypatch, capsys, STACK, "--sass")
+    assert status == 1
+    assert re.search(r"frcnn::planted on sm_90 accesses local memory, \d+ instructions", said), said
+
+
+WIDE = "  reinterpret_cast<float4*>(out)[threadIdx.x] = reinterpret_cast<const float4*>(in)[threadIdx.x];"
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        pytest.param(WIDE, None, id="wide"),
+        pytest.param(CLEAN, r"frcnn::planted on sm_90 has no load of 128 bits, only \[32\]", id="narrow"),
+    ],
+)
+def test_widths_in_machine_code(needs_nvdisasm, tool, tmp_path, monkeypatch, capsys, body, complaint):
+    wide = {"planted": tool.kernel_sass.Wide((128,), (128,), every_store=True)}
+    monkeypatch.setitem(tool.kernel_sass.WIDE_ACCESSES, "planted_cuda", wide)
+    status, said = check(tool, tmp_path, monkeypatch, capsys, body, "--sass")
+    assert status == (1 if complaint else 0), said
+    assert complaint is None or re.search(complaint, said), said

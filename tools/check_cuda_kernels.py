@@ -1,11 +1,13 @@
 """Compiles every CUDA file for every architecture and says what each kernel takes of a multiprocessor. Needs no card.
 
-    python tools/check_cuda_kernels.py [--arch 80,90] [--torch-include FOLDER] [--jobs N] [FILE...]
+    python tools/check_cuda_kernels.py [--arch 80,90] [--sass] [--torch-include FOLDER] [--jobs N] [FILE...]
 
 Warnings of nvcc and ptxas are errors. One line per kernel and architecture: registers per thread, static shared
 memory, stack and spilled bytes. A kernel of ours fails the check if it spills, or if it has a stack frame (an array the
 compiler could not keep in registers) without an entry in ``EXPLAINED_STACK``; kernels of CUB are listed and left alone.
-Then the exit code is 1 and the failures are listed. Torch is needed for its headers only, any build of 2.11 or newer.
+With ``--sass`` the machine code of ours is read too (kernel_sass.py): it must not access local memory, and must access
+global memory as widely as designed. Failures are listed, and the exit code is 1. Torch is needed for its headers only,
+any build of 2.11 or newer.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import kernel_sass
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURES = "80,86,89,90,100,120"
@@ -123,21 +127,43 @@ def kernels_in(log: str, cuda_home: Path) -> list[Kernel]:
     return list(kernels.values())
 
 
-def compile_one(file: Path, arch: str, with_host: bool, cuda_home: Path, torch_include: Path) -> tuple[str, str | None]:
-    """Compiles ``file`` for one architecture; the log, and the error if it failed."""
+@dataclass
+class Compiled:
+    """A file for one architecture: what the compiler said, whether that is an error, and the machine code if read."""
+
+    file: Path
+    arch: str
+    log: str
+    error: str | None = None
+    functions: dict[str, kernel_sass.Opcodes] | None = None
+
+
+def compile_one(
+    file: Path, arch: str, with_host: bool, cuda_home: Path, torch_include: Path, nvdisasm: Path | None
+) -> Compiled:
     with tempfile.TemporaryDirectory() as folder:
         command = [
             *(str(cuda_home / "bin" / "nvcc"), *FLAGS, *CHECKS),
             *(f"-I{ROOT / 'csrc'}", "-isystem", str(torch_include)),
             f"-gencode=arch=compute_{arch},code=sm_{arch}",
-            *("-c" if with_host else "-cubin", str(file), "-o", str(Path(folder, "out"))),
+            *("--keep", "--keep-dir", folder) * bool(with_host and nvdisasm),  # the cubin on the way to the object
+            *("-c" if with_host else "-cubin", str(file), "-o"),
+            str(Path(folder, "object" if with_host else "kernels.cubin")),
         ]
         run = subprocess.run(command, capture_output=True, text=True)
-    log = run.stdout + run.stderr
-    if run.returncode == 0:
-        return log, None
-    said = "\n".join(line for line in log.splitlines() if "ptxas info" not in line and "bytes stack" not in line)
-    return log, f"{file.name} for sm_{arch}:\n{said[-4000:]}"
+        log = run.stdout + run.stderr
+        if run.returncode != 0:
+            said = "\n".join(
+                line for line in log.splitlines() if "ptxas info" not in line and "bytes stack" not in line
+            )
+            return Compiled(file, arch, log, f"{file.name} for sm_{arch}:\n{said[-4000:]}")
+        functions = None
+        if nvdisasm:
+            (cubin,) = Path(folder).glob("*.cubin")
+            mangled = kernel_sass.disassemble(cubin, nvdisasm)
+            names = demangled(list(mangled), cuda_home)
+            functions = {names[name]: opcodes for name, opcodes in mangled.items()}
+    return Compiled(file, arch, log, None, functions)
 
 
 def print_table(kernels: list[Kernel]) -> None:
@@ -155,6 +181,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("files", nargs="*", type=Path, help="default: csrc/**/*_cuda.cu")
     parser.add_argument("--arch", default=ARCHITECTURES, help=f"comma-separated, default {ARCHITECTURES}")
+    parser.add_argument("--sass", action="store_true", help="check the machine code too; needs nvdisasm")
     parser.add_argument("--torch-include", type=Path, help="default: that of the torch beside this interpreter")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
@@ -165,19 +192,24 @@ def main() -> int:
     files = [file.resolve() for file in options.files] or sorted((ROOT / "csrc").rglob("*_cuda.cu"))
     if not files:
         raise SystemExit("nothing to compile")
+    nvdisasm = kernel_sass.find_nvdisasm(cuda_home) if options.sass else None
     # The host half of a file is the same for all architectures: once is enough to see its warnings.
     architectures = options.arch.split(",")
     jobs = [(file, arch, i == 0) for file in files for i, arch in enumerate(architectures)]
     with ThreadPoolExecutor(options.jobs) as pool:
-        results = list(pool.map(lambda job: compile_one(*job, cuda_home, include), jobs))
+        results = list(pool.map(lambda job: compile_one(*job, cuda_home, include, nvdisasm), jobs))
 
-    kernels = [kernel for log, error in results if error is None for kernel in kernels_in(log, cuda_home)]
+    kernels = [kernel for result in results if not result.error for kernel in kernels_in(result.log, cuda_home)]
     print_table(kernels)
-    failures = [error for _, error in results if error] + [line for k in kernels if (line := k.failure())]
+    failures = [result.error for result in results if result.error] + [line for k in kernels if (line := k.failure())]
+    for result in results:
+        if result.functions is not None:
+            failures += kernel_sass.failures(result.file.stem, result.arch, result.functions)
     if not failures and not any(kernel.is_ours for kernel in kernels):
         failures = ["ptxas reported no kernel of ours: has its output changed?"]
     print("\n".join(failures), file=sys.stderr)
-    print(f"{len(files)} files, {len(architectures)} architectures: {len(failures)} failures")
+    read = ", machine code read" if nvdisasm else ""
+    print(f"{len(files)} files, {len(architectures)} architectures{read}: {len(failures)} failures")
     return 1 if failures else 0
 
 

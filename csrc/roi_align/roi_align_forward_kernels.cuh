@@ -289,6 +289,7 @@ __global__ void __launch_bounds__(kRoiAlignThreads, kForwardBlocks)
   using T = widened_t<scalar_t>;
   __shared__ RoiTables<T> tables;
   __shared__ BlockOfBins<T> block;
+  const bool channels_last = kLanes > 1 || p.channels_last;  // packs are of channels: no second loop for them
   const int64_t blocks = forward_blocks(p);
   for (int64_t b = blockIdx.x; b < blocks; b += gridDim.x) {
     if (warp_index() == 0) {
@@ -302,10 +303,10 @@ __global__ void __launch_bounds__(kRoiAlignThreads, kForwardBlocks)
     const unsigned columns = static_cast<unsigned>(block.x.parts),
                    bins = static_cast<unsigned>(block.y.parts) * columns;
     const unsigned packs = static_cast<unsigned>(block.channels / kLanes);
-    const unsigned inner = p.channels_last ? packs : bins;
+    const unsigned inner = channels_last ? packs : bins;
     for (unsigned item = threadIdx.x; item < bins * packs; item += kRoiAlignThreads) {
-      const unsigned bin = p.channels_last ? item / inner : item % inner;
-      const unsigned pack = p.channels_last ? item % inner : item / inner;
+      const unsigned bin = channels_last ? item / inner : item % inner;
+      const unsigned pack = channels_last ? item % inner : item / inner;
       const int row = static_cast<int>(bin / columns), column = static_cast<int>(bin % columns);
       if (!all_fit && (tables.y.count[row] == kNoRoom || tables.x.count[column] == kNoRoom)) continue;
       const int64_t channel = int64_t{pack} * kLanes;

@@ -114,16 +114,17 @@ __global__ void __launch_bounds__(kPoolThreads, 2)
   __shared__ PoolBlock block;
   const MapStrides map = map_strides(p.channels, p.height * p.width, p.channels_last);
   const MapStrides bin = map_strides(p.channels, p.pooled_height * p.pooled_width, p.channels_last);
+  const bool channels_last = kLanes > 1 || p.channels_last;  // packs are of channels: no second loop for them
   const int64_t blocks = pool_blocks(p);
   for (int64_t index = blockIdx.x; index < blocks; index += gridDim.x) {
     if (warp_index() == 0) prepare_block(rois, p, index, block);
     __syncthreads();
     const unsigned columns = static_cast<unsigned>(block.columns), bins = static_cast<unsigned>(block.rows) * columns;
     const unsigned packs = static_cast<unsigned>(block.channels / kLanes);
-    const unsigned inner = p.channels_last ? packs : bins;
+    const unsigned inner = channels_last ? packs : bins;
     for (unsigned item = threadIdx.x; item < bins * packs; item += kPoolThreads) {
-      const unsigned place = p.channels_last ? item / inner : item % inner;  // of the bin
-      const unsigned pack = p.channels_last ? item % inner : item / inner;
+      const unsigned place = channels_last ? item / inner : item % inner;  // of the bin
+      const unsigned pack = channels_last ? item % inner : item / inner;
       const unsigned row = place / columns, column = place % columns;
       const int64_t channel = block.first_channel + int64_t{pack} * kLanes;
       T best[kLanes];

@@ -12,8 +12,9 @@
 // A candidate is a pair (k, c) with softmax(class_logits)[k, c] > score_threshold whose decoded and clipped box is
 // finite and has sides >= min_size. Of each class the candidates_per_class best (all if not given; ties by k) enter NMS
 // among boxes of their class; the best D of what remains are returned, ties by (k, c).
-// softmax and exp are torch's (candidates/torch_math.h on the CPU, the same formulas on CUDA). Nothing is differentiable,
-// everything is deterministic. That sides of images are not negative is checked on the CPU only: nothing is read back.
+// softmax and exp are torch's (candidates/torch_math.h on the CPU, the same formulas on CUDA). Nothing is
+// differentiable, everything is deterministic. That sides of images are not negative is checked on the CPU only:
+// nothing is read back.
 #pragma once
 
 #include <optional>

@@ -344,7 +344,7 @@ CASE(rounds) {
 }
 
 CASE(thresholds) {
-  for (const double threshold : {-0.5, 0.0, 1.0, 2.0}) {
+  for (const double threshold : {-0.5, 0.0, 1.0, 2.0, std::nan("")}) {
     check({.levels = {{3, 6, 7}}, .pre_nms = 90, .nms_threshold = threshold}, "threshold " + std::to_string(threshold));
   }
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .box_cases import anchors_case, batched_nms_case, decode_case, match_boxes_case, nms_case, soft_nms_case
 from .case import DTYPES, FORMATS, Case
+from .iou_cases import box_iou_case, box_iou_gradient_case
 from .pyramid_cases import Pyramid, multi_scale_roi_align_backward_case, multi_scale_roi_align_case
 from .roi_cases import Regions, roi_align_backward_case, roi_align_case, roi_pool_backward_case, roi_pool_case
 from .sampling_cases import sample_candidates_case
@@ -26,6 +27,8 @@ def operator_cases(tiny: bool = False) -> list[Case]:
         vgg = Regions(k=300, channels=512, height=50, width=84, stride=16, bins=7)
     levels = Pyramid(9, 8, 3, 80, 132, (4, 8)) if tiny else Pyramid(1000, 256, 7)
     found = [anchors_case(tiny), decode_case(50 if tiny else 268_569)]
+    found += [box_iou_case(*((9, 70) if tiny else (2000, 2000)))]
+    found += [box_iou_gradient_case(*((9, 70) if tiny else (500, 500)))]
     found += [nms_case(n) for n in ((20, 70, 200) if tiny else (1000, 2000, 6000, 12_000, 30_000, 100_000))]
     found += [batched_nms_case(*((4, 15) if tiny else (80, 1000)))]
     found += [soft_nms_case(30 if tiny else 1000)]

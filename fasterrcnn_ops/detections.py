@@ -63,9 +63,10 @@ def select_detections(
         torch's softmax, and only what passes the threshold is decoded. NaN scores and boxes that are not finite after
         clipping are never detected. Shapes depend on shapes alone: no synchronisation, no graph break. Deterministic;
         not differentiable: the results never require grad. On CUDA three launches, whatever the batch, with the bits
-        of torch's softmax (up to 1024 columns) and exp on that device. Negative sides in ``image_sizes`` raise on the
-        CPU only, because on CUDA their values would have to be waited for; there nothing is left of such an image's
-        boxes.
+        of torch's softmax (up to 1024 columns, float64: 512) and exp on that device; deltas are divided by
+        ``weights``, where torch's CUDA kernels multiply by the reciprocal. Negative sides in ``image_sizes`` raise on
+        the CPU only, because on CUDA their values would have to be waited for; there such an image's boxes have no
+        area.
 
     Source:
         Girshick, "Fast R-CNN", 2015, section 2.3.

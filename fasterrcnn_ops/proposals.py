@@ -83,9 +83,11 @@ def generate_proposals(
         clipping, but without ``filter_before_topk`` it has taken a place. Infinite logits are scores of 0 and 1.
         Shapes depend on shapes alone: no synchronisation, no graph break. Deterministic, the same for any number of
         threads, and for an image alone or in a batch. Not differentiable (approximate joint training): the results
-        never require grad. On CUDA five launches while no level has more than 1024 candidates, with the bits of torch's
-        exp and sigmoid on that device; at most 16 levels. Negative ``image_sizes`` raise on the CPU only, because on
-        CUDA their values would have to be waited for; there nothing is left of such an image's boxes.
+        never require grad. On CUDA five launches while no level has more than 1024 candidates (float64: 512), with the
+        bits of torch's exp and sigmoid on that device (deltas are divided by ``weights``, where torch's CUDA kernels
+        multiply by the reciprocal: other than powers of two differ in the last bits); at most 16 levels. Negative
+        ``image_sizes`` raise on the CPU only, because on CUDA their values would have to be waited for; there such an
+        image's boxes have no area.
 
     Source:
         Ren et al., "Faster R-CNN", 2015, section 3.3; Lin et al., "Feature Pyramid Networks", 2017, section 4.1.

@@ -18,6 +18,8 @@ import pytest
 import torch
 from torch import Tensor
 
+# For hypothesis, which wants no fixture; a test of its own shows that the card is missing.
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 FULL_DTYPES = (torch.float32, torch.float64)
 HALF_DTYPES = (torch.float16, torch.bfloat16)

@@ -24,7 +24,7 @@ template <typename T>
 constexpr int kClassBlocks = sizeof(T) == sizeof(float) ? 2 : 1;
 
 // Grid.x strides over proposals, grid.y over images. Lanes, sums and butterflies in the order of torch's softmax of
-// rows of up to 1024: the same bits. A row with a NaN or +inf has a NaN sum, and so NaN probabilities.
+// rows of up to 1024 (doubles: 512): the same bits. A row with a NaN or +inf has a NaN sum, and so NaN probabilities.
 template <typename S, typename T>
 __global__ void __launch_bounds__(kRowBlock) row_stats_kernel(DetectionHead<S> head, RowStats<T>* rows) {
   const int64_t step = grid_threads() / kWarp;

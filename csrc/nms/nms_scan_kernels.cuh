@@ -96,7 +96,7 @@ __global__ void scan_kernel(const SortedBox<T>* __restrict__ boxes, const uint64
     column1 = row_words[lane + 32];
   }
 
-  int steps = 0;  // done; a chunk has at least one tile with members
+  int steps = 0;  // done; where the first tile has no members, it is the last
   for (;;) {
     const int step = steps++;
     if (warp == 0) {

@@ -1,11 +1,13 @@
 // Contract of generate_proposals: from the maps of an RPN head to the proposals of each image.
 //
+// clang-format off
 //   objectness    L x [B, A, H, W]   fp16, bf16, fp32, fp64   one logit per anchor
-//   deltas        L x [B, 4A, H, W]  the dtype of objectness  channel 4a + i is number i of (dx, dy, dw, dh) of anchor
-//   a cell_anchors  L x [A, 4]         any of those dtypes      anchors of a location, about the origin strides [2L]
-//   doubles       (y, x) input pixels per location, level after level image_sizes   [B, 2]             integer or
-//   floating      (height, width) to which boxes are clipped min_sizes     [B] or none        integer or floating
-//   smallest side of each image; instead of min_size
+//   deltas        L x [B, 4A, H, W]  the dtype of objectness  channel 4a + i is number i of (dx, dy, dw, dh) of anchor a
+//   cell_anchors  L x [A, 4]         any of those dtypes      anchors of a location, about the origin
+//   strides       [2L]               doubles                  (y, x) input pixels per location, level after level
+//   image_sizes   [B, 2]             integer or floating      (height, width) to which boxes are clipped
+//   min_sizes     [B] or none        integer or floating      smallest side of each image; instead of min_size
+// clang-format on
 //
 //   -> boxes [B, P, 4], scores [B, P], count int64 [B] with P = post_nms_top_n; unused slots are 0
 //
@@ -13,16 +15,15 @@
 // or float64 for float64 maps. The stages, per image:
 //
 //   1. select   on each level the pre_nms_top_n best logits; ties by anchor index (y W + x) A + a. A NaN logit is never
-//               proposed and takes no place. With filter_before_topk, neither are and do boxes that step 3 would drop
+//               proposed and takes no place. With filter_before_topk the same holds for boxes that step 3 would drop
 //               for their size or for not being finite.
 //   2. decode   those alone, and clip them.
 //   3. filter   sides >= min_size, finite, score = sigmoid(logit) >= score_threshold.
 //   4. nms      best score first, ties by (level, place in step 1); only boxes of one level suppress each other; it
-//   ends
-//               with the P-th box kept.
+//               ends with the P-th box kept.
 // The sigmoid is torch's, of the image's selected logits with all levels in a row; exp likewise
-// (candidates/torch_math.h). Nothing is differentiable, everything is deterministic, and the number of threads changes
-// nothing.
+// (candidates/torch_math.h, on CUDA candidates/device_limits.cuh). Nothing is differentiable, everything is
+// deterministic, and the number of threads changes nothing.
 #pragma once
 
 #include <limits>

@@ -5,10 +5,11 @@
 //               (and arranged, where a level has more than 1024; doubles: 512)
 //   3. mask     who suppresses whom                                  nms/nms_mask_kernels.cuh
 //   4. scan     the greedy walk along each level                     nms/nms_scan_kernels.cuh
-//               (again for each further 4096 boxes of a level)
+//               (again for each further 4096 boxes of a level, or fewer: chunk_tiles_for)
 //   5. merge    kept boxes of all levels by score, padded            candidates/merge_lists.cuh
 //
-// Five launches where no level has more than 1024 candidates. Nothing is read back: launches depend on shapes alone.
+// Five launches where no level has more than 1024 candidates (512 for doubles). Nothing is read back: launches depend
+// on shapes alone.
 #pragma once
 
 #include <cstdint>

@@ -55,7 +55,8 @@ struct ProposalLevel {
                                             const BoxLimits<T>& limits) const {
     const uint32_t location = index / anchors, anchor = index % anchors;
     const int64_t step = deltas_last ? 1 : locations();
-    const S* first = deltas + image * deltas_stride + (deltas_last ? int64_t{4} * index : 4 * anchor * step + location);
+    const S* first =
+        deltas + image * deltas_stride + (deltas_last ? int64_t{4} * index : int64_t{4} * anchor * step + location);
     const Deltas<T> of_box{widen(first[0]), widen(first[step]), widen(first[2 * step]), widen(first[3 * step])};
     return decode_and_clip(of_box, anchor_at(cells[anchor], location / width, location % width, grid), coder, limits);
   }

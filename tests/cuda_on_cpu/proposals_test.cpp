@@ -30,6 +30,9 @@ struct Problem {
   bool own_min_sides = false;
 };
 
+constexpr double kStrideX = 4, kStrideY = 3, kOffset = 1, kClip = 1.5, kOwnMinSide = 3;
+constexpr double kWeights[4] = {1, 1.25, 2, 3};
+
 template <typename S>
 S stored(double value) {
   return frcnn::narrow<S>(static_cast<frcnn::widened_t<S>>(value));
@@ -61,7 +64,8 @@ struct Call {
   int64_t room = 0;
 
   Call(const Problem& problem, std::uint64_t seed)
-      : sizes(image_sizes(problem)), min_sides(std::vector<double>(problem.own_min_sides ? problem.images : 0, 3.0)) {
+      : sizes(image_sizes(problem)),
+        min_sides(std::vector<double>(problem.own_min_sides ? problem.images : 0, kOwnMinSide)) {
     Random random(seed);
     const int64_t images = problem.images;
     for (const LevelShape& shape : problem.levels) {
@@ -71,11 +75,10 @@ struct Call {
                                     : random.uniform(-6, 6);
       }));
       deltas.emplace_back(numbers<S>(random, images * (4 * shape.size() + problem.misaligned), problem.wild,
-                                     [&] { return random.uniform(-0.7, 0.7); }));
+                                     [&] { return random.uniform(-2, 2); }));
       std::vector<T> cell;
       for (int32_t a = 0; a < shape.anchors; ++a) {
-        const T w = static_cast<T>(random.integer(2, 14)), h = static_cast<T>(random.integer(2, 14));
-        cell.insert(cell.end(), {-w, -h, w, h});
+        for (const int64_t sign : {-1, -1, 1, 1}) cell.push_back(static_cast<T>(sign * random.integer(2, 14)));
       }
       cells.emplace_back(cell);
       maps.level[maps.levels++] = {logits.back().data(),
@@ -88,11 +91,13 @@ struct Call {
                                    shape.width,
                                    shape.logits_last,
                                    shape.deltas_last,
-                                   {T(4), T(3), T(1)}};
+                                   {T(kStrideX), T(kStrideY), T(kOffset)}};
       room = std::max(room, std::min(shape.size(), problem.pre_nms));
     }
     maps.images = images;
-    maps.coder = {T(1), T(1), T(2), T(2), T(4), T(0), T(0), false, problem.inclusive ? T(1) : T(0)};
+    maps.coder = {T(kWeights[0]), T(kWeights[1]), T(kWeights[2]),
+                  T(kWeights[3]), T(kClip),       T(0),
+                  T(0),           false,          problem.inclusive ? T(1) : T(0)};
     maps.limits.sizes.integers = sizes.data();
     if (problem.own_min_sides) maps.limits.min_sides.doubles = min_sides.data();
     maps.limits.min_side = static_cast<T>(problem.min_side);
@@ -120,21 +125,62 @@ struct Candidate {
   int level;
 };
 
+// The anchors of a level in the order of their indices, decoded, in nothing but the words of the contract.
 template <typename T, typename S>
-std::vector<Candidate<T>> best_of_level(const Call<T, S>& call, int64_t image, int level, int64_t pre_nms) {
-  const auto& maps = call.maps;
-  const auto limits = maps.limits.of(image);
+std::vector<Candidate<T>> anchors_of_level(const Call<T, S>& call, const Problem& problem, int64_t image, int level) {
+  const LevelShape& shape = problem.levels[level];
+  const int64_t anchors = shape.anchors, locations = int64_t{shape.height} * shape.width;
+  const S* logits = call.logits[level].data() + image * (shape.size() + problem.misaligned);
+  const S* deltas = call.deltas[level].data() + image * (4 * shape.size() + problem.misaligned);
+  const int64_t* size = call.sizes.data() + 2 * image;
+  const T extent = problem.inclusive ? T(1) : T(0);
   std::vector<Candidate<T>> found;
-  for (uint32_t index = 0; index < maps.level[level].size(); ++index) {
-    const T logit = maps.level[level].logit(image, index);
-    const auto box = maps.level[level].decoded(image, index, maps.coder, limits);
-    if (std::isnan(logit) || (call.rules.filter_before_topk && !frcnn::is_usable_box(box, limits.min_side))) continue;
-    found.push_back({box, frcnn::torch_sigmoid(logit), logit, index, level});
+  for (int64_t location = 0; location < locations; ++location) {
+    const T y = T(location / shape.width) * T(kStrideY) + T(kOffset);
+    const T x = T(location % shape.width) * T(kStrideX) + T(kOffset);
+    for (int64_t a = 0; a < anchors; ++a) {
+      const auto read = [&](const S* map, bool last, int64_t channels, int64_t channel) {
+        return frcnn::widen(last ? map[location * channels + channel] : map[channel * locations + location]);
+      };
+      const auto delta = [&](int i) { return read(deltas, shape.deltas_last, 4 * anchors, 4 * a + i); };
+      const T* cell = call.cells[level].data() + 4 * a;
+      const T w = (cell[2] + x) - (cell[0] + x) + extent, h = (cell[3] + y) - (cell[1] + y) + extent;
+      const T cx = delta(0) / T(kWeights[0]) * w + (cell[0] + x + T(0.5) * w);
+      const T cy = delta(1) / T(kWeights[1]) * h + (cell[1] + y + T(0.5) * h);
+      const auto grown = [](T by, T side) { return std::exp(by > T(kClip) ? T(kClip) : by) * side; };
+      const T half_w = T(0.5) * grown(delta(2) / T(kWeights[2]), w);
+      const T half_h = T(0.5) * grown(delta(3) / T(kWeights[3]), h);
+      const auto clipped = [&](T value, int64_t side) {
+        return value < T(0) ? T(0) : value > T(side) - extent ? T(side) - extent : value;
+      };
+      const T logit = read(logits, shape.logits_last, anchors, a);
+      found.push_back({{clipped(cx - half_w, size[1]), clipped(cy - half_h, size[0]),
+                        clipped(cx + half_w - extent, size[1]), clipped(cy + half_h - extent, size[0])},
+                       T(1) / (T(1) + std::exp(-logit)),
+                       logit,
+                       location * anchors + a,
+                       level});
+    }
   }
+  return found;
+}
+
+template <typename T>
+bool is_usable(const frcnn::Box<T>& box, T min_side) {
+  return std::isfinite(box.x1) && std::isfinite(box.y1) && std::isfinite(box.x2) && std::isfinite(box.y2) &&
+         box.x2 - box.x1 >= min_side && box.y2 - box.y1 >= min_side;
+}
+
+template <typename T, typename S>
+std::vector<Candidate<T>> best_of_level(const Call<T, S>& call, const Problem& problem, int64_t image, int level) {
+  const T min_side = problem.own_min_sides ? T(kOwnMinSide) : static_cast<T>(problem.min_side);
+  auto found = anchors_of_level(call, problem, image, level);
+  std::erase_if(found,
+                [&](const auto& c) { return std::isnan(c.logit) || (problem.filter && !is_usable(c.box, min_side)); });
   std::stable_sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.logit > b.logit; });
-  if (static_cast<int64_t>(found.size()) > pre_nms) found.resize(pre_nms);
+  if (static_cast<int64_t>(found.size()) > problem.pre_nms) found.resize(problem.pre_nms);
   std::erase_if(found, [&](const auto& c) {
-    return !frcnn::is_usable_box(c.box, limits.min_side) || !(c.score >= call.rules.score_threshold);
+    return !is_usable(c.box, min_side) || !(c.score >= static_cast<T>(problem.score_threshold));
   });
   std::stable_sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.score > b.score; });
   return found;
@@ -147,7 +193,7 @@ Result<T> expected(const Call<T, S>& call, const Problem& problem) {
   for (int64_t image = 0; image < problem.images; ++image) {
     std::vector<Candidate<T>> all;
     for (int level = 0; level < call.maps.levels; ++level) {
-      const auto of_level = best_of_level(call, image, level, problem.pre_nms);
+      const auto of_level = best_of_level(call, problem, image, level);
       all.insert(all.end(), of_level.begin(), of_level.end());
     }
     std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.score > b.score; });
@@ -298,7 +344,7 @@ CASE(rounds) {
 }
 
 CASE(thresholds) {
-  for (const double threshold : {-0.5, 0.0, 1.0, 2.0}) {
+  for (const double threshold : {-0.5, 0.0, 1.0, 2.0, std::nan("")}) {
     check({.levels = {{3, 6, 7}}, .pre_nms = 90, .nms_threshold = threshold}, "threshold " + std::to_string(threshold));
   }
 }

@@ -94,8 +94,8 @@ def test_threshold_is_exclusive(device):
     assert len(detect(half, BOXES[:1], score_threshold=0.4999, device=device)[0]) == 1
 
 
-def test_the_best_are_taken():
-    assert detect(max_detections=2)[1].tolist() == [1, 2]
+def test_the_best_are_taken(device):
+    assert detect(max_detections=2, device=device)[1].tolist() == [1, 2]
 
 
 def test_candidates_per_class(device):
@@ -145,9 +145,9 @@ def test_equals_reference_on_odd_values(device, values, rules):
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0, 2.0, -1.0, math.nan, math.inf, -math.inf])
-def test_equals_reference_for_any_thresholds(threshold):
-    assert_same(*both(rules={**PLAIN, "score_threshold": threshold, "max_detections": 300}))
-    assert_same(*both(rules={**PLAIN, "nms_threshold": threshold}))
+def test_equals_reference_for_any_thresholds(device, threshold):
+    assert_same(*both(device, rules={**PLAIN, "score_threshold": threshold, "max_detections": 300}))
+    assert_same(*both(device, rules={**PLAIN, "nms_threshold": threshold}))
 
 
 def test_mixed_dtypes(device):
@@ -172,12 +172,13 @@ def test_mixed_dtypes(device):
     values=st.sampled_from(["ordinary", "ties", "hostile"]),
     detections=st.integers(0, 30),
     per_class=st.none() | st.integers(0, 8),
+    device=st.sampled_from(support.DEVICES),
 )
-def test_any_shapes_equal_reference(batch, slots, classes, background_boxes, values, detections, per_class):
+def test_any_shapes_equal_reference(batch, slots, classes, background_boxes, values, detections, per_class, device):
     sizes = torch.full((batch, 2), 300)
     rules = {**PLAIN, "max_detections": detections, "candidates_per_class": per_class}
     shapes = {"batch": batch, "slots": slots, "classes": classes, "background_boxes": background_boxes}
-    assert_same(*both(rules=rules, sizes=sizes, values=values, **shapes))
+    assert_same(*both(device, rules=rules, sizes=sizes, values=values, **shapes))
 
 
 # --- invariants ------------------------------------------------------------------------------------------------------

@@ -75,10 +75,10 @@ def test_deltas_by_hand(device):
     support.assert_close(boxes[:count], torch.tensor([[12.0, 12, 20, 20], [8, 12, 40, 20]], device=device))
 
 
-def test_weights_divide_deltas():
-    deltas = torch.zeros(1, 4, 1, 1)
+def test_weights_divide_deltas(device):
+    deltas = torch.zeros(1, 4, 1, 1, device=device)
     deltas[0, 0] = 5.0
-    boxes, _, _ = one_row([[1.0]], deltas, weights=(10, 1, 1, 1))
+    boxes, _, _ = one_row([[1.0]], deltas, weights=(10, 1, 1, 1), device=device)
     assert boxes[0].tolist() == [8, 0, 24, 16]
 
 
@@ -107,8 +107,8 @@ def test_small_boxes_take_up_places_unless_filtered_before(device):
     assert boxes[:count].tolist() == [[0, 0, 16, 16], [8, 0, 24, 16]]
 
 
-def test_score_threshold_is_inclusive():
-    assert one_row([[0.0, -0.001]], score_threshold=0.5)[2] == 1
+def test_score_threshold_is_inclusive(device):
+    assert one_row([[0.0, -0.001]], score_threshold=0.5, device=device)[2] == 1
 
 
 def test_levels_do_not_compete():
@@ -147,9 +147,9 @@ def test_equal_logits_keep_the_order_of_anchors(device):
         assert boxes[0, 0, 1] == 4
 
 
-def test_saturated_scores_are_ordered_by_logit():
+def test_saturated_scores_are_ordered_by_logit(device):
     """sigmoid is 1 for both."""
-    boxes, scores, _ = one_row([[30.0, 40.0]])
+    boxes, scores, _ = one_row([[30.0, 40.0]], device=device)
     assert scores[:2].tolist() == [1, 1]
     assert boxes[:2].tolist() == [[8, 0, 24, 16], [0, 0, 16, 16]]
 
@@ -177,24 +177,24 @@ def test_equals_reference_on_odd_values(device, layout, values, rules):
 
 @pytest.mark.parametrize("post", [0, 1, 7, 10_000])
 @pytest.mark.parametrize("pre", [0, 1, 40, 10_000])
-def test_equals_reference_for_any_counts(pre, post):
+def test_equals_reference_for_any_counts(device, pre, post):
     rules = {**FPN, "pre_nms_top_n": pre, "post_nms_top_n": post}
-    found, expected = both(PYRAMID, rules=rules)
+    found, expected = both(PYRAMID, device, rules=rules)
     assert found[0].shape == (2, post, 4)
     assert_same(found, expected)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.999, 2.0, math.nan, -1.0])
-def test_equals_reference_for_any_score_threshold(threshold):
-    assert_same(*both(PYRAMID, rules={**FPN, "score_threshold": threshold}))
+def test_equals_reference_for_any_score_threshold(device, threshold):
+    assert_same(*both(PYRAMID, device, rules={**FPN, "score_threshold": threshold}))
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 1.0, math.nan, -1.0])
-def test_equals_reference_for_any_nms_threshold(threshold):
-    assert_same(*both(PYRAMID, rules={**FPN, "nms_threshold": threshold}))
+def test_equals_reference_for_any_nms_threshold(device, threshold):
+    assert_same(*both(PYRAMID, device, rules={**FPN, "nms_threshold": threshold}))
 
 
-def test_large_levels_equal_reference():
+def test_large_levels_equal_reference(device):
     """Where the bound from groups decides what is looked at: noise, neighbours, a constant, steps."""
     generator = torch.Generator().manual_seed(0)
     smooth = torch.nn.functional.interpolate(torch.randn(1, 3, 12, 20, generator=generator), size=(120, 200))
@@ -203,7 +203,8 @@ def test_large_levels_equal_reference():
     deltas = [torch.randn(1, 12, 120, 200, generator=generator) * 0.3]
     for logits in (noise, smooth, smooth + 0.01 * noise, torch.zeros_like(noise), noise.round(), -noise.exp() * 1e30):
         for k in (1, 50, 1000):
-            arguments = ([logits], deltas, cells, [4], [(480, 800)])
+            maps = ([tensor.to(device) for tensor in tensors] for tensors in ([logits], deltas, cells))
+            arguments = (*maps, [4], torch.tensor([[480, 800]], device=device))
             rules = {"pre_nms_top_n": k, "post_nms_top_n": 300, "nms_threshold": 0.7}
             assert_same(generate_proposals(*arguments, **rules), ref.generate_proposals(*arguments, **rules))
 
@@ -216,11 +217,12 @@ def test_large_levels_equal_reference():
     values=st.sampled_from(["ordinary", "ties", "hostile"]),
     layout=st.sampled_from(list(LAYOUTS)),
     filter_before=st.booleans(),
+    device=st.sampled_from(support.DEVICES),
 )
-def test_any_shapes_equal_reference(levels, batch, pre, values, layout, filter_before):
-    objectness, deltas, cells = maps_of(levels, batch, values=values)
+def test_any_shapes_equal_reference(levels, batch, pre, values, layout, filter_before, device):
+    objectness, deltas, cells = maps_of(levels, batch, values=values, device=device)
     objectness, deltas = [LAYOUTS[layout](m) for m in objectness], [LAYOUTS[layout](m) for m in deltas]
-    arguments = (objectness, deltas, cells, [9] * len(levels), torch.full((batch, 2), 40))
+    arguments = (objectness, deltas, cells, [9] * len(levels), torch.full((batch, 2), 40, device=device))
     rules = {"pre_nms_top_n": pre, "post_nms_top_n": 20, "nms_threshold": 0.5, "filter_before_topk": filter_before}
     assert_same(generate_proposals(*arguments, **rules), ref.generate_proposals(*arguments, **rules))
 
@@ -295,9 +297,9 @@ def test_infinite_logits_are_scores_of_one_and_zero(device):
     assert scores[:3].tolist() == [1, 0.5, 0]
 
 
-def test_negative_infinity_is_better_than_nan():
+def test_negative_infinity_is_better_than_nan(device):
     for pre in (1, 2, 3):
-        boxes, _, count = one_row([[math.nan, -math.inf, math.nan]], pre_nms_top_n=pre)
+        boxes, _, count = one_row([[math.nan, -math.inf, math.nan]], pre_nms_top_n=pre, device=device)
         assert count == 1
         assert boxes[0].tolist() == [8, 0, 24, 16]
 
@@ -337,19 +339,28 @@ def test_an_image_without_area_has_no_proposals(device):
     assert count[1] > 0
 
 
-def test_views_of_a_larger_batch():
+def test_views_of_a_larger_batch(device):
     """Images that do not follow one another in memory are read where they are."""
-    objectness, deltas, cells = maps_of(PYRAMID, 4)
+    objectness, deltas, cells = maps_of(PYRAMID, 4, device=device)
     expected = generate_proposals(
         [maps[::2].contiguous() for maps in objectness],
         [maps[::2].contiguous() for maps in deltas],
         cells,
         PYRAMID_STRIDES,
-        SIZES,
+        SIZES.to(device),
         **FPN,
     )
-    found = generate_proposals(
-        [maps[::2] for maps in objectness], [maps[::2] for maps in deltas], cells, PYRAMID_STRIDES, SIZES, **FPN
-    )
+    views = [maps[::2] for maps in objectness], [maps[::2] for maps in deltas]
+    found = generate_proposals(*views, cells, PYRAMID_STRIDES, SIZES.to(device), **FPN)
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("levels", [((3, 4, 5), (1, 7, 1)), ((5, 1, 1),), ((1, 1, 1), (2, 1, 6))], ids=str)
+def test_one_image_for_all_and_sides_of_one(device, levels):
+    """Expanded batches (stride 0), and dimensions of size 1, whose strides say nothing about the layout."""
+    objectness, deltas, cells = maps_of(levels, 1, device=device)
+    for layout in LAYOUTS.values():
+        maps = [layout(m).expand(3, -1, -1, -1) for m in objectness], [layout(m).expand(3, -1, -1, -1) for m in deltas]
+        arguments = (*maps, cells, [16] * len(levels), torch.full((3, 2), 90, device=device))
+        assert_same(generate_proposals(*arguments, **FPN), ref.generate_proposals(*arguments, **FPN))

@@ -1,4 +1,4 @@
-"""Acceptance on a card, one stage a command, each within eight minutes; or all in a row.
+"""Acceptance on a card, one stage a command, each within eight minutes; or several in a row.
 
     python benchmarks/gpu_acceptance.py build        installs the working tree; every operator must have a CUDA kernel
     python benchmarks/gpu_acceptance.py tests        the operator tests on the card
@@ -6,41 +6,62 @@
     python benchmarks/gpu_acceptance.py ceilings     copying, reading from L2, launching nothing
     python benchmarks/gpu_acceptance.py operators    every operator against torchvision, results compared first
     python benchmarks/gpu_acceptance.py models       whole detectors and training steps against torchvision's
+    python benchmarks/gpu_acceptance.py compiled     whole detectors under torch.compile; minutes a row
     python benchmarks/gpu_acceptance.py graphs       whole detectors, captured in CUDA graphs against plain calls
     python benchmarks/gpu_acceptance.py goals        which goals the measured rows reach; needs no card
-    python benchmarks/gpu_acceptance.py all          these in this order, or ``--stages ceilings,operators,goals``
+    python benchmarks/gpu_acceptance.py all          build to ceilings in this order, or those of ``--stages a,b``
 
-Results are JSON files with the card's name under benchmarks/results (``--out``), for ``operators`` a picture too: seven
-files for all stages. ``operators`` and ``models`` save every row at once and go on where an earlier run of the same
-commit, card and versions stopped (``--again`` measures anew); ``--only`` picks rows.
+Everything takes more than ten minutes. These commands take less each:
+
+    python benchmarks/gpu_acceptance.py all
+    python benchmarks/gpu_acceptance.py all --stages operators,goals
+    python benchmarks/gpu_acceptance.py all --stages models,goals
+
+Results are JSON files with the card's name under benchmarks/results (``--out``), for ``operators`` a picture too: eight
+files for all stages. ``operators``, ``models``, ``compiled`` and ``graphs`` save every row at once and go on where an
+earlier run of the same commit, card and versions stopped, whose files have to be in ``--out`` for that (``--again``
+measures anew); ``--only`` picks rows. ``operators`` takes the ceilings from there as well.
 
 Nothing is downloaded. Exit code: 0 all well, 1 something failed or a goal is missed, 2 no CUDA device, 3 the machine
-lacks or refuses what the stage needs, or goals are not measured; of ``all`` the worst, 1 before 3.
+lacks or refuses what the stage needs, or goals are not measured, 4 no row has the name of ``--only``; of ``all`` the
+worst, 1 before 3, and stages without a row of that name do not count as long as another has one.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import secrets
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from gpu import goals, report
-from gpu.stages import FAILED, NO_CARD, OK, STAGES, UNAVAILABLE, Settings
+from gpu.stages import (
+    FAILED,
+    NO_CARD,
+    NOTHING_OF_THAT_NAME,
+    OK,
+    PATIENCE,
+    STAGES,
+    UNAVAILABLE,
+    Settings,
+    end,
+    end_when_asked,
+)
 
 STAGE_LIMIT, TOTAL_LIMIT = 470.0, 570.0  # seconds, where none are given
+BY_DEFAULT = ("build", "tests", "sanitizer", "ceilings")  # of ``all``
+WITH_ROWS = ("operators", "models", "compiled", "graphs")
 # How ``all`` shares out its time: a stage gets this part of what is left for it and those after it.
 SHARES = {
-    "build": 6,
+    "build": 8,
     "tests": 3,
     "sanitizer": 4,
     "ceilings": 1,
     "operators": 8,
     "models": 10,
+    "compiled": 10,
     "graphs": 2,
     "goals": 0.2,
 }
@@ -70,14 +91,15 @@ def stage_list(names: str) -> list[str]:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=[*STAGES, "all"])
-    parser.add_argument("--stages", type=stage_list, help="all: only these, separated by commas")
+    names = ",".join(BY_DEFAULT)
+    parser.add_argument("--stages", type=stage_list, help=f"all: these, separated by commas (default {names})")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of results")
     limit = f"seconds a stage may take (default {STAGE_LIMIT:g}); all: seconds for them together ({TOTAL_LIMIT:g})"
     parser.add_argument("--limit", type=float, help=limit)
     parser.add_argument("--commit", help="commit to record where git cannot tell")
-    parser.add_argument("--only", default="", help="operators, models, graphs: rows whose name contains this")
-    parser.add_argument("--again", action="store_true", help="operators, models: also rows that are measured already")
-    parser.add_argument("--seconds", type=float, default=5.0, help="operators, models: sampling time of a row (5)")
+    parser.add_argument("--only", default="", help="of stages with rows: those whose name contains this")
+    parser.add_argument("--again", action="store_true", help="of stages with rows: also those measured already")
+    parser.add_argument("--seconds", type=float, default=5.0, help="operators, models, compiled: sampling of a row (5)")
     parser.add_argument("--seed", type=int, help="operators: of the inputs; drawn and recorded by default")
     options = parser.parse_args(arguments)
     if options.stages and options.stage != "all":
@@ -88,6 +110,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    began = time.monotonic()  # before torch is imported
     options = parse(arguments)
     card, why_not = card_name()
     if card is None and options.stage != "goals":
@@ -97,11 +120,11 @@ def main(arguments: list[str] | None = None) -> int:
         return run_all(options)
     if card is None:
         return goals_without_card(options)
-    return run_one(options.stage, card, options)
+    return run_one(options.stage, card, options, began)
 
 
-def run_one(stage: str, card: str, options: argparse.Namespace) -> int:
-    """Runs a stage in this process, saves what it found, returns its exit code."""
+def run_one(stage: str, card: str, options: argparse.Namespace, began: float) -> int:
+    """Runs a stage in this process, saves what it found, returns its exit code; ``began`` is when the process did."""
     settings = Settings(
         out=options.out.resolve(),
         card=card,
@@ -111,10 +134,14 @@ def run_one(stage: str, card: str, options: argparse.Namespace) -> int:
         seed=secrets.randbelow(2**31) if options.seed is None else options.seed,
         commit=options.commit,
         again=options.again,
+        began=began,
     )
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     clock = time.monotonic()
     code, content = STAGES[stage](settings)
+    if code == NOTHING_OF_THAT_NAME:  # an earlier result stays
+        print(f"{stage}: {content['error']}", flush=True)
+        return code
     file = report.result_file(settings.out, stage, card)
     took = round(time.monotonic() - clock, 1)
     head = {"stage": stage, "exit": code, "started": started, "seconds": took, "seed": settings.seed}
@@ -129,7 +156,7 @@ def goals_without_card(options: argparse.Namespace) -> int:
     """The goals of every card the results know; of none, where they know none."""
     known = goals.cards(options.out)
     if known:
-        return worst([run_one("goals", card, options) for card in known])
+        return worst([run_one("goals", card, options, time.monotonic()) for card in known])
     print(goals.table(goals.judge(goals.GOALS, {})))
     print(f"goals: {len(goals.GOALS)} goals are not measured: no results of any card in {options.out}")
     return UNAVAILABLE
@@ -137,7 +164,7 @@ def goals_without_card(options: argparse.Namespace) -> int:
 
 def run_all(options: argparse.Namespace) -> int:
     """Runs one stage after another, each in a process of its own that cannot take the others with it."""
-    stages = options.stages or list(STAGES)
+    stages = options.stages or list(BY_DEFAULT)
     deadline = time.monotonic() + options.limit
     codes = {}
     for place, stage in enumerate(stages):
@@ -146,6 +173,8 @@ def run_all(options: argparse.Namespace) -> int:
         print(f"=== {stage}: at most {limit:.0f} of {left:.0f} s left", flush=True)
         codes[stage] = run_apart(command(stage, limit, options), limit + GRACE)
     print("all: " + ", ".join(f"{stage} {code}" for stage, code in codes.items()))
+    if {codes[stage] for stage in WITH_ROWS if stage in codes} == {NOTHING_OF_THAT_NAME}:
+        return FAILED
     return worst(list(codes.values()))
 
 
@@ -164,11 +193,13 @@ def run_apart(words: list[str], limit: float) -> int:
     try:
         code = process.wait(limit)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end(process, PATIENCE)
         print(f"stopped after {limit:.0f} s", flush=True)
         return FAILED
-    return code if code in (OK, FAILED, NO_CARD, UNAVAILABLE) else FAILED
+    except BaseException:
+        end(process, PATIENCE)
+        raise
+    return code if code in (OK, FAILED, NO_CARD, UNAVAILABLE, NOTHING_OF_THAT_NAME) else FAILED
 
 
 def worst(codes: list[int]) -> int:
@@ -177,4 +208,5 @@ def worst(codes: list[int]) -> int:
 
 
 if __name__ == "__main__":
+    end_when_asked()
     sys.exit(main())

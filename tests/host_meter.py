@@ -26,6 +26,9 @@ class HostMeter:
             call()
         return (time.perf_counter() - started) / len(calls)
 
+    def busy(self, call) -> float | None:
+        return self.gpu([call])
+
     def wall(self, call) -> float:
         return self.gpu([call])
 

@@ -95,6 +95,9 @@ def cases() -> list[Case]:
     size = (40.0, 48.0)
     sizes, count = torch.tensor([[40, 48], [44, 44]]), torch.tensor([4, 3])
 
+    def maps_and_rois():
+        return {"input": values(2, 2, 6, 7), "rois": rois}
+
     def propose(op, objectness, deltas, cells):
         options = {"pre_nms_top_n": 20, "post_nms_top_n": 6, "nms_threshold": 0.6}
         return op([objectness], [deltas], [cells], [16], sizes.to(deltas.device), **options)
@@ -136,21 +139,9 @@ def cases() -> list[Case]:
         Case("soft_nms", ("soft_nms",), suppressed, lambda op, b, s: op(b, s, min_score=-0.5)),
         Case("generate_proposals", ("generate_proposals",), rpn, propose, ("objectness", "deltas")),
         Case("select_detections", ("select_detections",), head, select),
-        Case(
-            "roi_align",
-            roi_align,
-            {"input": values(2, 2, 6, 7), "rois": rois},
-            lambda op, x, r: op(x, r, 2, 1 / 8, 2, True),
-            ("input",),
-        ),
+        Case("roi_align", roi_align, maps_and_rois(), lambda op, x, r: op(x, r, 2, 1 / 8, 2, True), ("input",)),
         Case("multi_scale_roi_align", pyramid_operators, pyramid, pool_pyramid, ("fine", "coarse")),
-        Case(
-            "roi_pool",
-            roi_pool,
-            {"input": values(2, 2, 6, 7), "rois": rois},
-            lambda op, x, r: op(x, r, 2, 1 / 8),
-            ("input",),
-        ),
+        Case("roi_pool", roi_pool, maps_and_rois(), lambda op, x, r: op(x, r, 2, 1 / 8), ("input",)),
         Case("generalized_box_iou", (), pairs, _call),
         Case("distance_box_iou", (), pairs, _call),
         Case("complete_box_iou", (), pairs, _call),

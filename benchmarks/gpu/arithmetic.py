@@ -6,14 +6,14 @@ Times are seconds inside, microseconds in rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # Box pairs a card can test in a second at best: a dozen fp32 operations a pair on 132 multiprocessors. An estimate.
 PAIRS_PER_SECOND = 2e12
 # Device memory of an H200, read and written; used where the ceilings of the card at hand have not been measured.
 NOMINAL_BYTES_PER_SECOND = 4.3e12
-CONTENDERS = ("theirs_gpu", "theirs_wall", "theirs_graph", "ours_gpu", "ours_wall", "ours_graph")
+CONTENDERS = ("theirs_gpu", "theirs_busy", "theirs_wall", "theirs_graph", "ours_gpu", "ours_wall", "ours_graph")
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
@@ -49,14 +49,27 @@ def floor_us(
 
 
 def ratios(times: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
-    """Their median over ours, for GPU time, wall time and graph replay; None where one side is missing."""
+    """Their median over ours, for GPU time, wall time and graph replay; None where one side is missing.
+
+    ``busy`` is the time the card worked for them over our GPU time, in which gaps count.
+    """
 
     def ratio(theirs: str, ours: str) -> float | None:
         if theirs not in times or ours not in times:
             return None
         return times[theirs]["median"] / times[ours]["median"]
 
-    return {kind: ratio(f"theirs_{kind}", f"ours_{kind}") for kind in ("gpu", "wall", "graph")}
+    same_kind = {kind: ratio(f"theirs_{kind}", f"ours_{kind}") for kind in ("gpu", "wall", "graph")}
+    return {**same_kind, "busy": ratio("theirs_busy", "ours_gpu")}
+
+
+def busy_seconds(spans: Iterable[tuple[float, float]]) -> float:
+    """Seconds during which something ran, of spans (start, end) in microseconds; where some overlap, once."""
+    total, reached = 0.0, -math.inf
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total * 1e-6
 
 
 def finish_row(

@@ -34,6 +34,7 @@ class Goal:
         unit: Of the number.
         read: Row → the number, or None where the row does not have it.
         strict: Whether it has to be more than ``least``.
+        instead: Read where the row does not have the number, and said to be so with these words.
     """
 
     stage: str
@@ -43,11 +44,12 @@ class Goal:
     unit: str
     read: Callable[[Row], float | None]
     strict: bool = False
+    instead: tuple[Callable[[Row], float | None], str] | None = None
 
 
 def cold(kind: str) -> Callable[[Row], float | None]:
-    """Of an operator row torchvision's cold median over ours: ``gpu`` or ``wall`` time."""
-    return lambda row: row["cold"]["ratios"][kind]
+    """Of an operator row torchvision's cold median over ours: ``gpu``, ``busy`` or ``wall`` time."""
+    return lambda row: row["cold"]["ratios"].get(kind)
 
 
 def share_of_ceiling(row: Row) -> float | None:
@@ -61,8 +63,11 @@ def of_model(contender: str, kind: str) -> Callable[[Row], float | None]:
 
 
 def _operator(row: str, kind: str, least: float) -> Goal:
-    what = {"gpu": "GPU time, torchvision ÷ ours", "wall": "wall time, torchvision ÷ ours"}[kind]
-    return Goal("operators", row, what, least, "×", cold(kind))
+    if kind == "wall":
+        return Goal("operators", row, "wall time, torchvision ÷ ours", least, "×", cold("wall"))
+    # These rivals wait for the card within a call, which is idle until they go on: not to count in our favour.
+    by_events = (cold("gpu"), "by events, host gaps included")
+    return Goal("operators", row, "GPU time, torchvision ÷ ours", least, "×", cold("busy"), instead=by_events)
 
 
 def _goals() -> list[Goal]:
@@ -107,7 +112,7 @@ def judge(goals: Sequence[Goal], results: Mapping[str, Mapping[str, Any] | None]
 
     Returns:
         Per goal ``row``, ``what``, ``least``, ``unit``, ``found`` (None if not measured), ``verdict`` (``REACHED``,
-        ``MISSED`` or ``NOT_MEASURED``) and ``reason`` ("" if measured).
+        ``MISSED`` or ``NOT_MEASURED``) and ``reason``: why it was not measured, or how, if not as the goal has it.
     """
     judged = []
     for goal in goals:
@@ -130,6 +135,10 @@ def _look_up(goal: Goal, result: Mapping[str, Any] | None) -> tuple[float | None
     if goal.read is share_of_ceiling and result.get("floors_from") != "measured ceilings":
         return None, "ceilings not measured"
     found = goal.read(row)
+    if found is None and goal.instead is not None:
+        read, how = goal.instead
+        if (found := read(row)) is not None:
+            return found, how
     return found, "" if found is not None else "not in the row"
 
 

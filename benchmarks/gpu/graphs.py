@@ -1,11 +1,12 @@
-"""Full-size detectors on a card, random weights: plain calls of forward_padded against CudaGraphed.
+"""The graphs stage: full-size detectors, random weights, plain calls of forward_padded against CudaGraphed.
 
 One image at the size each system works at, padded to a multiple of the stride. Results are compared first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
@@ -14,6 +15,10 @@ import torch
 import fasterrcnn
 from fasterrcnn import CudaGraphed
 
+from .case import DTYPES
+from .rows import Task, measure_all
+from .stages import Result, Settings
+
 NUM_CLASSES = 20
 SHAPES = {
     "classic_vgg16": (1, 608, 800),
@@ -21,7 +26,9 @@ SHAPES = {
     "resnet50_c4": (1, 800, 1072),
     "stepwise_vgg16": (1, 800, 800),
 }
+PRECISIONS = ("float32", "bfloat16")
 LEAST_ROUNDS = 5
+NEEDS = 20.0  # seconds a row may take; a guess until it is measured
 
 
 def measure(
@@ -57,22 +64,39 @@ def measure(
         for name, call in calls.items():
             samples[name].append(wall(call))
     medians = {f"{name}_ms": round(median(taken) * 1e3, 4) for name, taken in samples.items()}
-    return {"shape": list(shape), "detections": int(plain.count.sum()), **medians}
+    return {"match": "same counts, scores close", "detections": int(plain.count.sum()), **medians}
 
 
-def run(only: str = "") -> list[dict[str, Any]]:
-    """The rows of all systems whose name contains ``only``, in float32 and bfloat16."""
+@functools.lru_cache(maxsize=1)  # rows of one system follow one another
+def built(system: str, device: torch.device, **options: Any) -> fasterrcnn.model.TwoStageDetector:
+    torch.manual_seed(0)
+    return fasterrcnn.build(system, num_classes=NUM_CLASSES, **options).eval().to(device)
+
+
+def run_rows(settings: Settings) -> Result:
+    """All systems, in float32 and bfloat16."""
     from .timing import Meter
 
-    meter = Meter(torch.device("cuda"))
-    rows = []
-    for system, shape in SHAPES.items():
-        if only not in system:
-            continue
-        torch.manual_seed(0)
-        model = fasterrcnn.build(system, num_classes=NUM_CLASSES).eval().cuda()
-        for dtype in (torch.float32, torch.bfloat16):
-            fast = model.optimize_for_inference(dtype=dtype)
-            name = str(dtype).removeprefix("torch.")
-            rows.append({"system": system, "dtype": name, **measure(fast, shape, meter.wall)})
-    return rows
+    return measure_systems(SHAPES, Meter(torch.device("cuda")), settings)
+
+
+def measure_systems(
+    shapes: Mapping[str, tuple[int, int, int]], meter: Any, settings: Settings, **options: Any
+) -> Result:
+    """``run_rows`` of these systems and shapes (B, H, W), built with ``options``."""
+
+    def row(system: str, dtype: str) -> dict[str, Any]:
+        fast = built(system, meter.device, **options).optimize_for_inference(dtype=DTYPES[dtype])
+        return measure(fast, shapes[system], meter.wall)
+
+    tasks = [
+        Task(
+            f"{system} {'x'.join(map(str, shape))} {dtype}",
+            {"system": system, "shape": list(shape), "dtype": dtype},
+            lambda _, system=system, dtype=dtype: row(system, dtype),
+            NEEDS,
+        )
+        for system, shape in shapes.items()
+        for dtype in PRECISIONS
+    ]
+    return measure_all("graphs", tasks, settings, {})

@@ -16,6 +16,7 @@ from typing import Any
 from .arithmetic import CONTENDERS
 
 ROOT = Path(__file__).resolve().parents[2]
+RESULTS = "benchmarks/results"
 NOT_AVAILABLE = "n/a"
 STATES = ("cold", "warm")
 
@@ -47,8 +48,13 @@ def said(*command: str, cwd: Path | None = None) -> str | None:
 
 
 def commit() -> str:
-    """The commit measured, with ``-dirty`` if files differ from it; ``unknown`` outside a checkout."""
-    return said("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*", cwd=ROOT) or "unknown"
+    """The commit measured, ``-dirty`` if files other than results differ from it; ``unknown`` outside a checkout."""
+    name = said("git", "rev-parse", "HEAD", cwd=ROOT)
+    # Results are tracked, and change with every row that is saved.
+    differing = said("git", "status", "--porcelain", "--untracked-files=no", ".", f":!{RESULTS}", cwd=ROOT)
+    if not name or differing is None:
+        return "unknown"
+    return f"{name}-dirty" if differing else name
 
 
 def facts(card: str, commit_given: str | None = None) -> dict[str, Any]:
@@ -101,7 +107,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: two lines a measured row, cold and warm; one line, with the reason, for a row that was not measured."""
     names = [name.replace("_", " ") for name in CONTENDERS]
     head = ["op", "shape", "dtype", "layout", "state", *(f"{name} µs" for name in names)]
-    head += ["GPU ratio", "wall ratio", "graph ratio", "MB", "floor µs", "% of floor", "match"]
+    head += ["GPU ratio", "busy ratio", "wall ratio", "graph ratio", "MB", "floor µs", "% of floor", "match"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in rows:
         labels = [row["op"], row["shape"], row["dtype"], row["layout"]]
@@ -112,7 +118,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         for state in STATES:
             times = row[state]
             cells = [*labels, state, *(time_cell(times, name) for name in CONTENDERS)]
-            cells += [ratio_cell(times["ratios"][kind]) for kind in ("gpu", "wall", "graph")]
+            cells += [ratio_cell(times["ratios"][kind]) for kind in ("gpu", "busy", "wall", "graph")]
             share = row["percent_of_floor"] if state == "cold" else None
             cells += [f"{row['bytes'] / 1e6:.3g}", f"{row['floor_us']:.3g}"]
             cells += [NOT_AVAILABLE if share is None else f"{share:.0f}", row["match"]]
@@ -132,10 +138,16 @@ def picture(content: Mapping[str, Any], file: Path) -> str | None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    bars = {"theirs_gpu": "torchvision", "ours_gpu": "ours", "ours_graph": "ours, graph replay"}
+    # Of rivals that wait for the card, the time it was busy.
+    bars = {
+        "torchvision": ("theirs_busy", "theirs_gpu"),
+        "ours": ("ours_gpu",),
+        "ours, graph replay": ("ours_graph",),
+    }
     figure, axes = pyplot.subplots(figsize=(10, 1.5 + 0.5 * len(rows)), layout="constrained")
-    for i, (name, label) in enumerate(bars.items()):
-        known = [(y, row["cold"][name]) for y, row in enumerate(rows) if name in row["cold"]]
+    for i, (label, names) in enumerate(bars.items()):
+        cells = [next((row["cold"][name] for name in names if name in row["cold"]), None) for row in rows]
+        known = [(y, cell) for y, cell in enumerate(cells) if cell is not None]
         medians = [cell["median"] for _, cell in known]
         spread = [
             [cell["median"] - cell["p10"] for _, cell in known],

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import report
-from .stages import FAILED, OK, Result, Settings
+from .stages import FAILED, NOTHING_OF_THAT_NAME, OK, Result, Settings
 
 NOT_REACHED = "not reached within the limit of time"
 
@@ -41,30 +40,29 @@ def measure_all(stage: str, tasks: Sequence[Task], settings: Settings, common: M
         common: What all rows rest on; rows of an earlier run that rest on something else are dropped.
 
     Returns:
-        FAILED if a row of those asked for failed or time ran out before it, else OK; and all rows known.
+        NOTHING_OF_THAT_NAME if ``settings.only`` names no row, FAILED if a row of those asked for failed or time ran
+        out before it, else OK; and all rows known.
     """
     chosen = [task for task in tasks if settings.only in task.name]
     if not chosen:
         names = "\n  ".join(task.name for task in tasks)
-        return FAILED, {"rows": [], "error": f"no row has {settings.only!r} in its name:\n  {names}"}
+        return NOTHING_OF_THAT_NAME, {"rows": [], "error": f"no row has {settings.only!r} in its name:\n  {names}"}
     file = report.result_file(settings.out, stage, settings.card)
     facts = report.facts(settings.card, settings.commit)
     known = earlier_rows(file, facts, common)
     content: dict[str, Any] = {**common, "rows": []}
-    deadline = time.monotonic() + settings.limit
     for done, task in enumerate(chosen, 1):
         is_there = "error" not in known.get(task.name, {"error": "not measured yet"})
         if is_there and not settings.again:
             said = "measured earlier"
-        elif time.monotonic() + max(settings.seconds, task.needs) > deadline:
+        elif settings.left < max(settings.seconds, task.needs):
             if not is_there:
                 known[task.name] = {"name": task.name, **task.labels, "error": NOT_REACHED}
             said = NOT_REACHED
         else:
             known[task.name] = {"name": task.name, **task.labels, **_measured(task, tasks.index(task))}
             said = known[task.name].get("error") or known[task.name]["match"]
-        left = max(0, round(deadline - time.monotonic()))
-        print(f"[{done}/{len(chosen)}, {left} s left] {task.name}: {said}", flush=True)
+        print(f"[{done}/{len(chosen)}, {max(0, round(settings.left))} s left] {task.name}: {said}", flush=True)
         content["rows"] = [known[task.name] for task in tasks if task.name in known]
         report.save(file, {"stage": stage, "facts": facts, "complete": False, **content})
     failed = any("error" in known[task.name] for task in chosen)
@@ -74,16 +72,29 @@ def measure_all(stage: str, tasks: Sequence[Task], settings: Settings, common: M
 def _measured(task: Task, number: int) -> dict[str, Any]:
     try:
         return task.measure(number)
-    except (AssertionError, RuntimeError) as error:  # the other rows are still worth measuring
+    except Exception as error:  # whatever it is, the other rows are still worth measuring
         return {"error": f"{type(error).__name__}: {error}"}
 
 
 def earlier_rows(file: Path, facts: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """By name, the rows of a result file of the same card, commit and versions; none where that cannot be told."""
+    """By name, the rows of a result file that count on; says why, where they do not.
+
+    They have to be of the same card, commit and versions and rest on the same ``common``; none are, where the commit
+    is not known or files differ from it.
+    """
     earlier = report.load(file)
-    commit = facts["commit"]
-    if earlier is None or commit == "unknown" or commit.endswith("-dirty"):
+    rows = earlier.get("rows", ()) if earlier else ()
+    if not rows:
         return {}
-    if earlier.get("facts") != facts or any(earlier.get(name) != value for name, value in common.items()):
+    reasons = [
+        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+        for before, now in ((earlier.get("facts", {}), facts), (earlier, common))
+        for name in sorted(now)
+        if before.get(name) != now[name]
+    ]
+    if not reasons and (facts["commit"] == "unknown" or facts["commit"].endswith("-dirty")):
+        reasons = [f"the code of commit {facts['commit']!r} may be another"]
+    if reasons:
+        print(f"{len(rows)} earlier rows of {file.name} are dropped: {'; '.join(reasons)}", flush=True)
         return {}
-    return {row["name"]: row for row in earlier["rows"]}
+    return {row["name"]: row for row in rows}

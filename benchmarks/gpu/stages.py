@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -22,9 +23,11 @@ from . import report
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-OK, FAILED, NO_CARD, UNAVAILABLE = 0, 1, 2, 3
+OK, FAILED, NO_CARD, UNAVAILABLE, NOTHING_OF_THAT_NAME = 0, 1, 2, 3, 4
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 TAIL = 4000  # characters of a program's output that a result keeps
+CHECKS = 25.0  # seconds of the build stage that are kept for asking the new build what it has
+PATIENCE = 5.0  # seconds that a stage asked to end has for ending what it started
 
 OPERATORS = (
     *("grid_anchors", "encode_boxes", "decode_boxes", "box_iou", "box_iou_backward"),
@@ -50,12 +53,13 @@ class Settings:
     Attributes:
         out: folder of results.
         card: name of the device.
-        limit: seconds a stage may take.
+        limit: seconds a stage may take, counted from ``began``.
         only: part of the names of the rows to run; all if empty.
         seconds: sampling time of a row.
         again: measure rows, too, that an earlier run of the same code on this machine has.
         seed: of the first row's inputs.
         commit: to record, where git cannot tell.
+        began: ``time.monotonic()`` when the process did: importing torch and waking up the card count, too.
     """
 
     out: Path
@@ -66,6 +70,12 @@ class Settings:
     seed: int = 0
     commit: str | None = None
     again: bool = False
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def left(self) -> float:
+        """Seconds until the limit; negative beyond it."""
+        return self.began + self.limit - time.monotonic()
 
 
 Result = tuple[int, dict[str, Any]]
@@ -91,7 +101,7 @@ def without_folders(output: str) -> str:
 
 
 def run(command: list[str], cwd: Path, limit: float, **environment: str) -> Run:
-    """Runs a program, output and errors together; when time is up, it and all that it started end."""
+    """Runs a program, output and errors together; it ends, with all it started, when time is up or this stage ends."""
     started = time.monotonic()
     with tempfile.TemporaryFile() as log:  # a pipe would stay open as long as any descendant
         process = subprocess.Popen(
@@ -101,24 +111,51 @@ def run(command: list[str], cwd: Path, limit: float, **environment: str) -> Run:
         try:
             code = process.wait(timeout=max(limit, 1))
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end(process)
             code, stopped = None, f"\nstopped after {limit:.0f} s"
+        except BaseException:  # this stage is to end, see end_when_asked
+            end(process)
+            raise
         log.seek(0)
         output = log.read().decode(errors="replace") + stopped
     return Run(code, output, time.monotonic() - started)
 
 
+def end(process: subprocess.Popen, patience: float = 0.0) -> None:
+    """Ends a program that leads a session, and all in it.
+
+    Args:
+        process: Started with ``start_new_session``.
+        patience: Seconds it has, asked by SIGTERM, to end on its own, and with it what it started in further sessions.
+    """
+    if patience > 0:
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(patience)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def end_when_asked() -> None:
+    """From now on SIGTERM ends this process the way an exception does, so that :func:`run` ends what it started."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise SystemExit(FAILED)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
 def build(settings: Settings) -> Result:
     """Installs the working tree beside the torch that is there; every operator must then have a CUDA kernel."""
     pip = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--force-reinstall", "."]
-    installed = run(pip, ROOT, settings.limit, FASTERRCNN_OPS_CUDA="1")
+    installed = run(pip, ROOT, settings.left - CHECKS, FASTERRCNN_OPS_CUDA="1")
     result: dict[str, Any] = {"install": installed.facts()}
     if installed.code != 0:
         return FAILED, result
     with tempfile.TemporaryDirectory() as elsewhere:  # where the source folder is not importable
-        about = run([sys.executable, "-m", "fasterrcnn_ops"], Path(elsewhere), 60)
-        listed = run([sys.executable, "-c", LIST_MISSING], Path(elsewhere), 60)
+        about = run([sys.executable, "-m", "fasterrcnn_ops"], Path(elsewhere), settings.left / 2)
+        listed = run([sys.executable, "-c", LIST_MISSING], Path(elsewhere), settings.left)
     result |= {"about": about.facts(), "registered": listed.facts()}
     if about.code != 0 or listed.code != 0:
         return FAILED, result
@@ -132,7 +169,6 @@ WITHOUT_XDIST = "--import-mode=importlib -q -m 'not slow and not recipes'"
 
 def tests(settings: Settings) -> Result:
     """The operator tests on the CUDA device, and those that only a card can answer."""
-    deadline = time.monotonic() + settings.limit
     result: dict[str, Any] = {}
     for name, arguments in {"ops": ["tests/ops", "-k", "cuda"], "cuda": ["tests/cuda"]}.items():
         with tempfile.TemporaryDirectory() as elsewhere:
@@ -141,8 +177,8 @@ def tests(settings: Settings) -> Result:
             command += [str(ROOT / arguments[0]), *arguments[1:], "--junitxml", str(junit)]
             command += ["-p", "no:cacheprovider", "-rs", "--durations=5", "-o", f"addopts={WITHOUT_XDIST}"]
             if importlib.util.find_spec("xdist"):
-                command += ["-n", "4"]
-            done = run(command, Path(elsewhere), deadline - time.monotonic())
+                command += ["-n", "4", "--dist", "loadgroup"]  # tests that need much memory, one after another
+            done = run(command, Path(elsewhere), settings.left)
             counts = test_counts(junit.read_text()) if junit.exists() else {}
         result[name] = done.facts() | {"counts": counts}
     passed = all(part["exit"] == 0 and part["counts"].get("passed", 0) > 0 for part in result.values())
@@ -173,19 +209,18 @@ def sanitizer(settings: Settings) -> Result:
     tool = find_sanitizer()
     if tool is None:
         return UNAVAILABLE, {"unavailable": "compute-sanitizer is not installed"}
-    deadline = time.monotonic() + settings.limit
     # Each tensor in an allocation of its own, so that its end is watched.
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     calls = str(HERE / "sanitizer_calls.py")
 
     def under(name: str, *arguments: str) -> Run:
         command = [tool, "--tool", name, "--error-exitcode", "86", sys.executable, calls, *arguments]
-        return run(command, ROOT / "benchmarks", min(deadline - time.monotonic(), settings.limit / 3), **environment)
+        return run(command, ROOT / "benchmarks", min(settings.left, settings.limit / 3), **environment)
 
     canary = under("memcheck", "--canary")
     result: dict[str, Any] = {"canary": canary.facts()}
     if canary.code != 0:
-        plain = run([sys.executable, calls, "--canary"], ROOT / "benchmarks", 120)
+        plain = run([sys.executable, calls, "--canary"], ROOT / "benchmarks", settings.left)
         result["canary_without_tool"] = plain.facts()
         if plain.code != 0:
             return FAILED, result
@@ -216,12 +251,11 @@ def ceilings(settings: Settings) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(folder, "ceilings"))
         source = str(HERE / "ceilings.cu")
-        built = run(
-            [nvcc, "-O3", "-std=c++17", "-arch=native", source, "-o", program], Path(folder), settings.limit / 2
-        )
+        command = [nvcc, "-O3", "-std=c++17", "-arch=native", source, "-o", program]
+        built = run(command, Path(folder), settings.left / 2)
         if built.code != 0:
             return FAILED, {"build": built.facts()}
-        done = run([program], Path(folder), settings.limit / 2)
+        done = run([program], Path(folder), settings.left)
     if done.code != 0:
         return FAILED, {"run": done.facts()}
     return OK, {"ceilings": json.loads(done.output)}
@@ -237,20 +271,25 @@ def operators(settings: Settings) -> Result:
     return race.run_rows(settings, known.get("ceilings") if known else None)
 
 
-def models(settings: Settings) -> Result:
+def models(settings: Settings, kinds: tuple[str, ...] = ("detect", "train")) -> Result:
     """Times whole detectors and training steps; see ``models.py``, which needs torchvision."""
     if importlib.util.find_spec("torchvision") is None:
         return UNAVAILABLE, {"unavailable": "torchvision, which the rows are measured against, is not installed"}
     from . import models as detectors
 
-    return detectors.run_rows(settings)
+    return detectors.run_rows(settings, kinds)
+
+
+def compiled(settings: Settings) -> Result:
+    """Times whole detectors under torch.compile, which takes minutes a row; see ``models.py``."""
+    return models(settings, ("compiled",))
 
 
 def graphs(settings: Settings) -> Result:
     """Times detectors with and without CUDA graphs; see ``graphs.py``."""
     from . import graphs as detectors
 
-    return OK, {"rows": detectors.run(settings.only)}
+    return detectors.run_rows(settings)
 
 
 def goals(settings: Settings) -> Result:
@@ -261,8 +300,9 @@ def goals(settings: Settings) -> Result:
     judged = table.judge(table.GOALS, results)
     print(table.table(judged))
     verdicts = table.verdicts(judged)
-    measured_at = {stage: result["facts"]["commit"] for stage, result in results.items() if result}
-    content = {"verdicts": verdicts, "measured_at": measured_at, "goals": judged}
+    # Of the machine and the code that were measured, not of those that judge.
+    facts = {stage: result["facts"] for stage, result in results.items() if result}
+    content = {"facts": facts, "verdicts": verdicts, "goals": judged}
     if verdicts[table.MISSED]:
         return FAILED, content
     if verdicts[table.NOT_MEASURED]:
@@ -277,6 +317,7 @@ STAGES: dict[str, Callable[[Settings], Result]] = {
     "ceilings": ceilings,
     "operators": operators,
     "models": models,
+    "compiled": compiled,
     "graphs": graphs,
     "goals": goals,
 }

@@ -2,6 +2,8 @@
 
 * GPU time: events around a batch of calls, per call. A delay enqueued first lets the host run ahead, so that the card
   never waits for it; what waits for the card inside (torchvision's NMS) is measured with that wait.
+* busy time: for rivals that wait like that, what the profiler says of one call with cold caches: kernels, copies and
+  fills alone, without the gaps in which the card had nothing to do.
 * wall time: host clock from the call until the card is idle again, once.
 * graph: events around the replay of a graph that holds the batch, per call.
 * cold: every call has inputs that more than three times L2 of other inputs came after. Where 64 sets of inputs are not
@@ -11,18 +13,22 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 
-from .arithmetic import finish_row
+from .arithmetic import busy_seconds, finish_row
 from .case import Case, Inputs, size_of, tensors_of
 
 L2_TURNOVER = 3
 MOST_SETS = 64
 LEAST_ROUNDS, MOST_ROUNDS = 5, 200
+BUSY_SAMPLES = 7
+BY_EVENTS = "theirs: nothing from the profiler, so its GPU time is by events, host gaps included"
 Call = Callable[[], Any]
 
 
@@ -52,6 +58,23 @@ class Meter:
         self._end.record()
         self._end.synchronize()
         return self._start.elapsed_time(self._end) * 1e-3 / len(calls)
+
+    def busy(self, call: Call) -> float | None:
+        """Seconds of one call during which the card worked; None where the profiler may not or cannot tell."""
+        self.wait()
+        try:
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+                call()
+                self.wait()
+            events = profiler.events()
+        except Exception:  # whatever of the profiler's: the call has been made before
+            return None
+        spans = [
+            (event.time_range.start, event.time_range.end)
+            for event in events
+            if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+        ]
+        return busy_seconds(spans) if spans else None
 
     def wall(self, call: Call) -> float:
         """Seconds on the host until the card is idle."""
@@ -196,6 +219,10 @@ def measure(
                 raise
             notes.append(f"{side}: cannot be captured: {str(error).splitlines()[0]}")
     samples = {state: in_turns(contenders, seconds / 2) for state, contenders in samplers.items()}
+    if case.theirs is not None and "theirs_graph" not in samples["cold"]:
+        # Last, so that the profiler is not in the way of the clocks.
+        samples["cold"]["theirs_busy"] = _busy_samples(case.theirs, sets, meter)
+        notes += [] if samples["cold"]["theirs_busy"] else [BY_EVENTS]
     cold_by = f"rotating over {len(sets)} sets of inputs" if rotates else "writing 3 times L2 before each call"
     return finish_row(
         case.labels | {"match": match, "cold_by": cold_by, "notes": notes, "seed": seed},
@@ -205,6 +232,15 @@ def measure(
         launch_us=launch_us,
         bytes_per_second=bytes_per_second,
     )
+
+
+def _busy_samples(call: Call, sets: list[Inputs], meter: Meter) -> list[float]:
+    """Of calls with cold caches; none where the profiler says nothing."""
+    taken = []
+    for i in range(1 + BUSY_SAMPLES):  # a first profile may miss what ran while it was set up
+        meter.flush()
+        taken.append(meter.busy(functools.partial(call, *sets[i % len(sets)])))
+    return [seconds for seconds in taken[1:] if seconds is not None]
 
 
 def _eager_samplers(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from gpu.arithmetic import finish_row, floor_us, percentile, ratios, summary
+from gpu.arithmetic import busy_seconds, finish_row, floor_us, percentile, ratios, summary
 
 
 def test_percentiles_by_hand():
@@ -34,7 +34,13 @@ def test_floor_is_the_longest_of_three():
 
 def test_ratios_need_both_sides():
     times = {"theirs_gpu": {"median": 30.0}, "ours_gpu": {"median": 10.0}, "ours_graph": {"median": 5.0}}
-    assert ratios(times) == {"gpu": 3.0, "wall": None, "graph": None}
+    assert ratios(times) == {"gpu": 3.0, "wall": None, "graph": None, "busy": None}
+    assert ratios({**times, "theirs_busy": {"median": 25.0}})["busy"] == 2.5  # over our GPU time
+
+
+def test_busy_time_leaves_gaps_out_and_counts_nothing_twice():
+    assert busy_seconds([(10, 12), (0, 3), (11, 15), (12, 13), (20, 20.5)]) == pytest.approx(8.5e-6)
+    assert busy_seconds([]) == 0
 
 
 def row_of(samples):
@@ -50,7 +56,7 @@ def test_row():
     assert row["cold"]["ratios"]["gpu"] == pytest.approx(3)
     assert row["cold"]["theirs_gpu"]["samples"] == 3
     assert "theirs_graph" not in row["cold"]
-    assert row["warm"]["ratios"] == {"gpu": None, "wall": None, "graph": None}
+    assert row["warm"]["ratios"] == dict.fromkeys(("gpu", "wall", "graph", "busy"))
 
 
 def test_row_without_our_time_has_no_share_of_the_floor():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from gpu.agreement import all_equal, close_to, few_flipped, same_indices, same_s
 from gpu.arithmetic import CONTENDERS
 from gpu.case import size_of, tensors_of
 from gpu.operators import operator_cases
-from gpu.stages import FAILED, OK, Settings
+from gpu.stages import FAILED, NOTHING_OF_THAT_NAME, OK, Settings
 from host_meter import HostMeter
 from support import require_torchvision
+from torch.autograd import DeviceType
 
 CPU = torch.device("cpu")
 TINY = operator_cases(tiny=True)
@@ -170,22 +172,97 @@ def test_rows_from_end_to_end(tmp_path, l2_bytes, rotates):
     code, content, meter = rows_of(tmp_path, l2_bytes, ONE_OF_EACH)
     assert code == OK, [row["error"] for row in content["rows"] if "error" in row]
     assert len(content["rows"]) == len(ONE_OF_EACH)
-    assert bool(meter.flushed) == (not rotates)
+    assert meter.flushed > 0  # before the profiler's calls at least
     for case, row in zip(ONE_OF_EACH, content["rows"], strict=True):
         assert ("rotating" in row["cold_by"]) == rotates
         expected = {name for name in CONTENDERS if takes_part(case, *name.split("_"))}
-        for state in ("cold", "warm"):
-            assert set(row[state]) == expected | {"ratios"}
-            assert all(row[state][name]["samples"] >= timing.LEAST_ROUNDS for name in expected)
+        assert ("theirs_busy" in expected) == (case.theirs is not None and not case.theirs_in_graph)
+        for state, there in (("cold", expected), ("warm", expected - {"theirs_busy"})):
+            assert set(row[state]) == there | {"ratios"}
+            assert all(row[state][name]["samples"] >= timing.LEAST_ROUNDS for name in there)
         assert row["bytes"] > 0
         assert row["percent_of_floor"] > 0
-        assert bool(row["notes"]) == (expected != set(CONTENDERS))
+        assert bool(row["notes"]) == (expected != set(CONTENDERS) - {"theirs_busy"})
+        assert timing.BY_EVENTS not in row["notes"]
     assert (tmp_path / "gpu_a_card_operators.json").exists()
 
 
 def takes_part(case, side: str, kind: str) -> bool:
     call, in_graph = (case.ours, case.ours_in_graph) if side == "ours" else (case.theirs, case.theirs_in_graph)
+    if kind == "busy":
+        return call is not None and not in_graph
     return call is not None and (kind != "graph" or in_graph)
+
+
+def test_a_profiler_that_says_nothing_is_noted(tmp_path, monkeypatch):
+    """As without permission to read the card's counters: the row has event times all the same."""
+    require_torchvision()
+    monkeypatch.setattr(HostMeter, "busy", lambda meter, call: None)
+    case = next(case for case in TINY if case.op == "batched_nms")
+    code, content, _ = rows_of(tmp_path, 100, [case])
+    (row,) = content["rows"]
+    assert code == OK
+    assert timing.BY_EVENTS in row["notes"]
+    assert "theirs_busy" not in row["cold"]
+    assert row["cold"]["ratios"]["busy"] is None
+    assert row["cold"]["ratios"]["gpu"] > 0
+
+
+class Profiler:
+    """A pretended torch.profiler: a kernel, a gap, a copy; what the host did, and a span somebody named."""
+
+    def __init__(self, events) -> None:
+        self.found = events
+
+    def __call__(self, activities):
+        assert activities == [torch.profiler.ProfilerActivity.CUDA]
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def events(self):
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+
+def event(start: float, end: float, device=DeviceType.CUDA, named: bool = False):
+    times = SimpleNamespace(start=start, end=end)
+    return SimpleNamespace(time_range=times, device_type=device, is_user_annotation=named)
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([event(0, 900, DeviceType.CPU), event(100, 130), event(0, 900, named=True), event(500, 502)], 32e-6),
+        ([event(0, 900, DeviceType.CPU)], None),
+        ([], None),
+        (RuntimeError("CUPTI_ERROR_INSUFFICIENT_PRIVILEGES"), None),
+    ],
+)
+def test_what_the_profiler_says(events, expected, monkeypatch):
+    monkeypatch.setattr(torch.profiler, "profile", Profiler(events))
+    meter, called = timing.Meter.__new__(timing.Meter), []
+    meter.wait = lambda: None
+    found = meter.busy(lambda: called.append(1))
+    assert found == (None if expected is None else pytest.approx(expected))
+    assert called == [1]
+
+
+def test_events_of_the_real_profiler_have_what_is_read():
+    """Here those of the CPU, of the same class."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        torch.ones(3).sum()
+    found = profiler.events()
+    assert found
+    for one in found:
+        assert one.device_type == DeviceType.CPU
+        assert one.time_range.end >= one.time_range.start
+        assert not one.is_user_annotation
 
 
 def wrong(case):
@@ -213,7 +290,7 @@ def test_only_some_rows(tmp_path):
     code, content, _ = rows_of(tmp_path, 100, only="batched", limit=0.0)
     assert [row["op"] for row in content["rows"]] == ["batched_nms"]
     code, content, _ = rows_of(tmp_path, 100, only="no such row")
-    assert code == FAILED
+    assert code == NOTHING_OF_THAT_NAME
     assert "no row has 'no such row' in its name" in content["error"]
 
 

@@ -11,7 +11,7 @@ from gpu.race import MEASURED, NOMINAL
 
 
 def operator_row(name: str, gpu: float | None = 30.0, share: float | None = 70.0) -> dict:
-    return {"name": name, "cold": {"ratios": {"gpu": gpu, "wall": 60.0}}, "percent_of_floor": share}
+    return {"name": name, "cold": {"ratios": {"gpu": gpu, "busy": gpu, "wall": 60.0}}, "percent_of_floor": share}
 
 
 def model_row(name: str, peak: float) -> dict:
@@ -51,6 +51,28 @@ def test_reached_or_missed():
     goal = Goal("operators", "nms", "GPU", 30, "×", goals.cold("gpu"))
     assert verdict(goal, operator_row("other", 1), operator_row("nms", 30.0)) == (REACHED, "")
     assert verdict(goal, operator_row("nms", 29.9)) == (MISSED, "")
+
+
+GPU_GOALS = [goal for goal in GOALS if goal.what.startswith("GPU time")]
+
+
+@pytest.mark.parametrize("goal", GPU_GOALS, ids=lambda goal: goal.row)
+def test_rivals_that_wait_are_taken_without_their_gaps(goal):
+    row = operator_row(goal.row)
+    ratios = row["cold"]["ratios"]
+    ratios |= {"gpu": 1000.0, "busy": 1.0}
+    assert verdict(goal, row) == (MISSED, "")
+    ratios |= {"gpu": 1.0, "busy": goal.least}
+    assert verdict(goal, row) == (REACHED, "")
+    ratios |= {"gpu": goal.least, "busy": None}
+    assert verdict(goal, row) == (REACHED, "by events, host gaps included")
+    ratios["gpu"] = None
+    assert verdict(goal, row) == (NOT_MEASURED, "not in the row")
+
+
+def test_goals_of_gpu_time_are_about_rivals_that_wait():
+    waiting = {case.name for case in operator_cases() if not case.theirs_in_graph}
+    assert {goal.row for goal in GPU_GOALS} <= waiting
 
 
 def test_less_memory_means_less():
@@ -97,7 +119,7 @@ def save_rows(folder, card: str, *, gpu: float) -> None:
         else:
             ratios = {name: {"wall": 4.0, "gpu": 4.0, "peak": 1.5} for name in ("ours", "ours_graph")}
             detectors.append({"name": goal.row, "ratios": ratios})
-    facts = {"facts": {"commit": "abc"}}
+    facts = {"facts": {"commit": "abc", "torch": "0.0.measured"}}
     common = {"floors_from": MEASURED, **facts}
     report.save(report.result_file(folder, "operators", card), {**common, "rows": operators})
     report.save(report.result_file(folder, "models", card), {**facts, "rows": detectors})
@@ -110,7 +132,9 @@ def test_goals_of_a_card_without_the_card(gpu, code, tmp_path, monkeypatch, caps
     assert gpu_acceptance.main(["goals", "--out", str(tmp_path)]) == code
     saved = report.load(tmp_path / "gpu_nvidia_h200_goals.json")
     assert saved["verdicts"][NOT_MEASURED] == 0
-    assert saved["measured_at"] == {"operators": "abc", "models": "abc"}
+    # Of the machine that measured; nothing of this one.
+    measured = {"commit": "abc", "torch": "0.0.measured"}
+    assert saved["facts"] == {"operators": measured, "models": measured}
     assert sum(saved["verdicts"].values()) == len(GOALS) == len(saved["goals"])
     assert "| nms 6000 float32 |" in capsys.readouterr().out
 

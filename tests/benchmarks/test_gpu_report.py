@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
 
 import pytest
 from gpu import report
@@ -42,7 +43,7 @@ def test_file_names_carry_the_card(tmp_path):
 def test_a_whole_run_leaves_few_files(tmp_path):
     for stage in STAGES:
         report.save_stage(report.result_file(tmp_path, stage, "A Card"), stage, {"stage": stage})
-    assert len(list(tmp_path.iterdir())) == 6  # and a picture
+    assert len(list(tmp_path.iterdir())) == 7  # and a picture
     checks = report.load(tmp_path / "gpu_a_card_checks.json")
     assert checks == {stage: {"stage": stage} for stage in ("build", "tests", "sanitizer")}
 
@@ -68,6 +69,34 @@ def test_facts_name_versions_and_commit():
     assert re.match(r"\d+\.\d+", facts["torch"])
     assert facts["commit"] == "unknown" or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", facts["commit"])
     assert report.facts("Some Card", "abc")["commit"] == "abc"
+
+
+def test_results_do_not_make_the_code_another(tmp_path, monkeypatch):
+    def git(*words: str) -> None:
+        settings = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *settings, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    result, code = tmp_path / "benchmarks" / "results" / "a.json", tmp_path / "a.py"
+    result.parent.mkdir(parents=True)
+    for file in (result, code):
+        file.write_text("1")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "a")
+    name = report.commit()
+    assert re.fullmatch("[0-9a-f]{40}", name)
+    result.write_text("2")
+    (tmp_path / "untracked").touch()
+    assert report.commit() == name
+    code.write_text("2")
+    assert report.commit() == f"{name}-dirty"
+
+
+def test_outside_a_checkout_the_commit_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert report.commit() == "unknown"
 
 
 def test_table_has_every_column_and_says_what_is_missing():

@@ -13,6 +13,7 @@ import pytest
 import support
 import torch
 from gpu import graphs, report, stages
+from host_meter import HostMeter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fasterrcnn
@@ -21,7 +22,7 @@ from fasterrcnn_ops import _library
 
 _library.load()
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("build", "tests", "sanitizer", "ceilings", "operators", "models", "graphs", "goals")
+STAGES = ("build", "tests", "sanitizer", "ceilings", "operators", "models", "compiled", "graphs", "goals")
 
 
 @pytest.fixture
@@ -164,6 +165,30 @@ def test_build_wants_every_operator(settings, monkeypatch, missing, code):
     assert stages.build(settings)[0] == code
 
 
+def test_build_keeps_time_for_its_checks(settings, monkeypatch):
+    """However long pip takes, all three end within the limit."""
+    clock, limits = [settings.began], []
+
+    def run(command, cwd, limit, **_):
+        limits.append(limit)
+        clock[0] += limit
+        return stages.Run(0, "[]", limit)
+
+    monkeypatch.setattr(stages, "run", run)
+    monkeypatch.setattr(stages.time, "monotonic", lambda: clock[0])
+    assert stages.build(settings)[0] == stages.OK
+    assert limits == pytest.approx([60 - stages.CHECKS, stages.CHECKS / 2, stages.CHECKS / 2])
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_groups_of_tests_are_kept_together(there, settings, monkeypatch):
+    commands = []
+    monkeypatch.setattr(stages, "run", lambda command, *_: commands.append(command) or stages.Run(0, "", 1.0))
+    monkeypatch.setattr(stages.importlib.util, "find_spec", lambda name: there or None)
+    stages.tests(settings)
+    assert ["--dist loadgroup" in " ".join(command) for command in commands] == [there, there]
+
+
 def test_tests_that_all_skip_do_not_pass(settings, monkeypatch):
     def run(command, cwd, limit, **_):
         Path(command[command.index("--junitxml") + 1]).write_text('<testsuite tests="3" skipped="3"/>')
@@ -231,7 +256,7 @@ def test_ceilings_are_read(settings, monkeypatch):
     assert stages.ceilings(settings) == (stages.OK, {"ceilings": {"l2_bytes": 7}})
 
 
-@pytest.mark.parametrize("stage", ["operators", "models"])
+@pytest.mark.parametrize("stage", ["operators", "models", "compiled"])
 def test_rivals_need_torchvision(stage, settings, monkeypatch):
     monkeypatch.setattr(stages.importlib.util, "find_spec", lambda name: None)
     code, content = stages.STAGES[stage](settings)
@@ -277,7 +302,25 @@ def test_a_row_of_the_graphs_stage():
         return taken[-1]
 
     row = graphs.measure(model, (1, 64, 64), wall, rounds=5)
-    assert (row["shape"], row["plain_ms"], row["graph_ms"]) == ([1, 64, 64], 5000.0, 6000.0)
+    assert (row["plain_ms"], row["graph_ms"]) == (5000.0, 6000.0)
+
+
+def graph_rows(folder, **settings) -> tuple[int, dict]:
+    asked = stages.Settings(out=folder, card="A Card", commit="abc", **settings)
+    options = {"backbone": "tiny", "min_size": None, "max_size": None}
+    return graphs.measure_systems({"resnet50_c4": (1, 64, 64)}, HostMeter(), asked, **options)
+
+
+@pytest.mark.filterwarnings("ignore:CudaGraphed:RuntimeWarning")
+def test_rows_of_the_graphs_stage_are_saved_and_picked(tmp_path, capsys):
+    assert graph_rows(tmp_path, only="xyz")[0] == stages.NOTHING_OF_THAT_NAME
+    assert graph_rows(tmp_path, only="bfloat16", limit=0.0)[0] == stages.FAILED
+    code, content = graph_rows(tmp_path)
+    assert (code, len(content["rows"])) == (stages.OK, 2)
+    assert report.load(tmp_path / "gpu_a_card_graphs.json")["rows"] == content["rows"]
+    assert content["rows"][0]["name"] == "resnet50_c4 1x64x64 float32"
+    graph_rows(tmp_path)
+    assert capsys.readouterr().out.count("measured earlier") == 2
 
 
 def test_graphs_are_measured_at_multiples_of_the_stride():

@@ -346,9 +346,21 @@ def test_bad_arguments_raise(given, options, message):
         sample_candidates(*given, **{**FEW, **options})
 
 
-def test_devices_must_agree():
+@pytest.mark.parametrize(
+    ("on_card", "odd"),
+    [
+        (("positive",), "negative"),
+        (("positive", "negative", "index"), "seeds"),
+        (("positive", "negative", "seeds"), "index"),
+        (("negative",), "negative"),
+        (("seeds",), "seeds"),
+        (("index",), "index"),
+    ],
+)
+def test_devices_must_agree(on_card, odd):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    for inputs in ((TEN.cuda(), TEN, ONE), (TEN.cuda(), TEN.cuda(), ONE), (TEN, TEN, ONE.cuda())):
-        with pytest.raises(RuntimeError):
-            sample_candidates(*inputs, **FEW)
+    given = {"positive": TEN, "negative": TEN, "seeds": ONE, "index": torch.arange(10)}
+    given |= {name: given[name].cuda() for name in on_card}
+    with pytest.raises(RuntimeError, match=f"{odd}: .*device"):
+        sample_candidates(**given, **FEW)

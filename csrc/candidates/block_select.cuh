@@ -33,20 +33,23 @@ __device__ __forceinline__ uint32_t sum_up_to_lane(uint32_t value) {
   return value;
 }
 
-// The digit of the `wanted`-th smallest number, counted from 1. All kThreads threads of the block call it, 1024 at
-// most; walk(add) calls add(digit) for each of the calling thread's numbers. Begins and ends with a barrier.
-template <int kThreads, typename Walk>
-__device__ __forceinline__ void find_digit(DigitSearch& search, uint32_t wanted, const Walk& walk) {
+// Before numbers are counted. All kThreads threads of the block call these three functions, which begin and end with a
+// barrier.
+template <int kThreads>
+__device__ __forceinline__ void clear_digits(DigitSearch& search) {
+  __syncthreads();  // the search before may still be read
+  for (int i = static_cast<int>(threadIdx.x); i < kDigits; i += kThreads) search.counts[i] = 0;
+  __syncthreads();
+}
+
+// The digit of the `wanted`-th smallest of the numbers counted so far, counted from 1.
+template <int kThreads>
+__device__ __forceinline__ void locate_digit(DigitSearch& search, uint32_t wanted) {
   constexpr int kWarps = kThreads / kWarp, kDigitsPerThread = kDigits / kThreads;
   static_assert(kThreads % kWarp == 0 && kWarps <= kWarp && kDigits % kThreads == 0);
   const int thread = static_cast<int>(threadIdx.x);
-  __syncthreads();  // the search before may still be read
-  for (int i = thread; i < kDigits; i += kThreads) search.counts[i] = 0;
+  __syncthreads();
   if (thread == 0) search.digit = kDigits, search.below = 0, search.inside = 0;
-  __syncthreads();
-  walk([&](uint32_t digit) { atomicAdd(&search.counts[digit], 1u); });
-  __syncthreads();
-
   uint32_t of_thread = 0;
 #pragma unroll
   for (int i = 0; i < kDigitsPerThread; ++i) of_thread += search.counts[thread * kDigitsPerThread + i];
@@ -73,6 +76,14 @@ __device__ __forceinline__ void find_digit(DigitSearch& search, uint32_t wanted,
   }
   if (thread == kThreads - 1 && below < wanted) search.below = below;
   __syncthreads();
+}
+
+// Both, of the numbers for which walk(add) calls add(digit); each thread has its own.
+template <int kThreads, typename Walk>
+__device__ __forceinline__ void find_digit(DigitSearch& search, uint32_t wanted, const Walk& walk) {
+  clear_digits<kThreads>(search);
+  walk([&](uint32_t digit) { atomicAdd(&search.counts[digit], 1u); });
+  locate_digit<kThreads>(search, wanted);
 }
 
 // A number and, where numbers are equal, what decides: one integer that orders both.

@@ -81,7 +81,7 @@ struct MergeItems {
 //   __device__ void pad(int64_t image, int64_t slot) const;                               a slot that stays unused
 //   __device__ void write_count(int64_t image, int64_t used) const;
 template <typename Key, typename Output>
-__global__ void __launch_bounds__(kMergeBlock)
+__global__ void __launch_bounds__(kMergeBlock, 4)
     merge_lists_kernel(SortedLists<Key> from, int64_t slots, int width, Output out) {
   const MergeItems items(from.stride, from.lists, slots);
   const int64_t first = global_thread() / width;

@@ -3,7 +3,8 @@
 // A block has one level of one image and reads its logits where the head left them, in the order of memory. It looks
 // for the k-th best of them, counting (key, anchor index) pairs digit by digit (candidates/block_select.cuh):
 //
-//   1. count   the highest digits of all logits: sign, exponent and two bits behind them
+//   1. count   the highest digits of logits: sign, exponent and two bits behind them; of all at first, then of those
+//              that can still be among the best
 //   2. gather  anchors of better digits are chosen; those of the k-th's digit go to a list in shared memory
 //   3. decide  the rest of the digits, within that list
 //
@@ -71,33 +72,42 @@ struct ProposalMaps {
   ImageLimits<T> limits;
 };
 
-// Calls body(place, logit) for the calling thread's share of n logits. Packs are 16 bytes, used where logits are
-// aligned to them, and four are on their way before the first is used. kSingly is for a large body, of which one copy
-// will do.
-template <bool kSingly, typename S, typename Body>
-__device__ __forceinline__ void for_each_logit(const S* logits, uint32_t n, const Body& body) {
+// Calls body(place, logit) for the calling thread's share of n logits, and after_chunk(logits read by all) now and
+// then, where all threads of the block come. Packs are 16 bytes, used where logits are aligned to them, and four are on
+// their way before the first is used. kSingly is for a large body, of which one copy will do.
+template <bool kSingly, typename S, typename Body, typename AfterChunk>
+__device__ __forceinline__ void for_each_logit(const S* logits, uint32_t n, const Body& body,
+                                               const AfterChunk& after_chunk) {
   uint32_t done = 0;
   if constexpr (!kSingly) {
     constexpr int kPack = 16 / static_cast<int>(sizeof(S)), kAhead = 4;
+    constexpr uint32_t kPacks = kAhead * kSelectBlock;  // of a chunk
     const uint32_t packs = allows_packs<kPack>(logits, kPack) ? n / kPack : 0;
-    for (uint32_t base = threadIdx.x; base < packs; base += kAhead * kSelectBlock) {
+    for (uint32_t first = 0; first < packs; first += kPacks) {
       Pack<S, kPack> ahead[kAhead];
 #pragma unroll
       for (int a = 0; a < kAhead; ++a) {
-        const uint32_t pack = base + a * kSelectBlock;
+        const uint32_t pack = first + a * kSelectBlock + threadIdx.x;
         if (pack < packs) ahead[a] = load_pack<S, kPack>(logits + int64_t{pack} * kPack);
       }
 #pragma unroll
       for (int a = 0; a < kAhead; ++a) {
-        const uint32_t pack = base + a * kSelectBlock;
+        const uint32_t pack = first + a * kSelectBlock + threadIdx.x;
         if (pack >= packs) break;
 #pragma unroll
         for (int i = 0; i < kPack; ++i) body(pack * kPack + i, widen(ahead[a].values[i]));
       }
+      done = (packs - first < kPacks ? packs : first + kPacks) * kPack;
+      after_chunk(done);
     }
-    done = packs * kPack;
   }
-  for (uint32_t place = done + threadIdx.x; place < n; place += kSelectBlock) body(place, widen(logits[place]));
+  constexpr uint32_t kChunk = 16 * kSelectBlock;
+  while (done < n) {
+    const uint32_t end = n - done < kChunk ? n : done + kChunk;
+    for (uint32_t place = done + threadIdx.x; place < end; place += kSelectBlock) body(place, widen(logits[place]));
+    done = end;
+    after_chunk(done);
+  }
 }
 
 // Shared memory of select_kernel.
@@ -135,14 +145,26 @@ __global__ void __launch_bounds__(kSelectBlock, 1)
   if (threadIdx.x == 0) scratch.listed = 0, scratch.chosen = 0;
 
   // body(pair) for every candidate whose key begins with at most `top`: a division for few of them.
-  const auto for_each_candidate = [&](uint32_t top, const auto& body) {
-    for_each_logit<kFilter>(logits, n, [&](uint32_t place, T logit) {
+  uint32_t top = kDigits - 1;
+  const auto for_each_candidate = [&](const auto& body, const auto& after_chunk) {
+    const auto of_logit = [&](uint32_t place, T logit) {
       const Key key = descending_key(logit);
       if (logit != logit || static_cast<uint32_t>(key >> kTopShift) > top) return;
       const uint32_t index = level.index_of(place);
       if (kFilter && !is_usable_box(level.decoded(image, index, maps.coder, limits), limits.min_side)) return;
       body(composite(key, index));
-    });
+    };
+    for_each_logit<kFilter>(logits, n, of_logit, after_chunk);
+  };
+  const auto nothing = [](uint32_t) {};
+  // What is not among the best of those read so far is not among the best of all. Most logits of a trained head share a
+  // few digits, and counting them all would be one long queue at a few counters.
+  uint64_t next_look = uint64_t{2} * wanted_in_all;
+  const auto look_back = [&](uint32_t read) {
+    if (read < next_look || read == n) return;
+    locate_digit<kSelectBlock>(scratch.search, wanted_in_all);
+    if (scratch.search.digit < top) top = scratch.search.digit;
+    next_look = uint64_t{4} * read;
   };
   const auto choose = [&](Composite pair) {
     const uint32_t slot = atomicAdd(&scratch.chosen, 1u);
@@ -150,7 +172,6 @@ __global__ void __launch_bounds__(kSelectBlock, 1)
   };
 
   uint32_t wanted = wanted_in_all;  // still, among the pairs that begin like `prefix`
-  uint32_t top = kDigits - 1;
   Composite prefix = 0;
   int shift = kBits;  // bits of a pair below the digits found
   bool in_list = false;
@@ -164,8 +185,10 @@ __global__ void __launch_bounds__(kSelectBlock, 1)
       };
       if (in_list) {
         for (uint32_t i = threadIdx.x; i < scratch.listed; i += kSelectBlock) count(scratch.list[i]);
+      } else if (shift == kBits) {
+        for_each_candidate(count, look_back);
       } else {
-        for_each_candidate(top, count);
+        for_each_candidate(count, nothing);
       }
     });
     const uint32_t digit = scratch.search.digit, inside = scratch.search.inside;
@@ -176,11 +199,12 @@ __global__ void __launch_bounds__(kSelectBlock, 1)
     shift = next;
     if (inside == wanted) break;
     if (!in_list && inside <= kListRoom) {
-      for_each_candidate(top, [&](Composite pair) {
+      const auto choose_or_list = [&](Composite pair) {
         const Composite begins = pair >> shift;
         if (begins < prefix) choose(pair);
         if (begins == prefix) scratch.list[atomicAdd(&scratch.listed, 1u)] = pair;
-      });
+      };
+      for_each_candidate(choose_or_list, nothing);
       in_list = true;
       __syncthreads();
     }
@@ -194,7 +218,7 @@ __global__ void __launch_bounds__(kSelectBlock, 1)
   if (in_list) {
     for (uint32_t i = threadIdx.x; i < scratch.listed; i += kSelectBlock) choose_best(scratch.list[i]);
   } else if (wanted_in_all > 0) {
-    for_each_candidate(top, choose_best);
+    for_each_candidate(choose_best, nothing);
   }
   __syncthreads();
   if (threadIdx.x == 0) {

@@ -28,6 +28,8 @@
 
 #include <limits>
 #include <optional>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "box_coder/box_coder.h"
@@ -102,6 +104,41 @@ inline void check_generate_proposals(const ProposalArguments& args) {
   FRCNN_CHECK(args.pre_nms_top_n >= 0, "pre_nms_top_n: expected a number >= 0, got ", args.pre_nms_top_n);
   FRCNN_CHECK(args.post_nms_top_n >= 0, "post_nms_top_n: expected a number >= 0, got ", args.post_nms_top_n);
   check_weights(args.weights);
+}
+
+// The operator as torch calls it: checks, then run(arguments, boxes, scores, count) fills the results.
+template <void (*run)(const ProposalArguments&, Tensor&, Tensor&, Tensor&)>
+std::tuple<Tensor, Tensor, Tensor> generate_proposals_op(std::vector<Tensor> objectness, std::vector<Tensor> deltas,
+                                                         std::vector<Tensor> cell_anchors, std::vector<double> strides,
+                                                         const Tensor& image_sizes, std::optional<Tensor> min_sizes,
+                                                         double min_size, int64_t pre_nms_top_n, int64_t post_nms_top_n,
+                                                         double nms_threshold, double score_threshold,
+                                                         std::vector<double> weights, double anchor_offset,
+                                                         bool inclusive, bool filter_before_topk) {
+  const ProposalArguments args{std::move(objectness),
+                               std::move(deltas),
+                               std::move(cell_anchors),
+                               std::move(strides),
+                               image_sizes,
+                               min_sizes,
+                               min_size,
+                               pre_nms_top_n,
+                               post_nms_top_n,
+                               nms_threshold,
+                               score_threshold,
+                               std::move(weights),
+                               anchor_offset,
+                               inclusive,
+                               filter_before_topk};
+  check_generate_proposals(args);
+  const Tensor& like = args.objectness[0];
+  const ScalarType dtype = coordinate_type(like.scalar_type());
+  const int64_t batch = like.size(0);
+  Tensor boxes = empty_on(like, {batch, post_nms_top_n, 4}, dtype);
+  Tensor scores = empty_on(like, {batch, post_nms_top_n}, dtype);
+  Tensor count = empty_on(like, {batch}, ScalarType::Long);
+  run(args, boxes, scores, count);
+  return {boxes, scores, count};
 }
 
 }  // namespace frcnn

@@ -81,44 +81,18 @@ void run_proposals(const ProposalArguments& args, ScalarType dtype, Tensor& boxe
                             mutable_data_of<int64_t>(count));
 }
 
-std::tuple<Tensor, Tensor, Tensor> generate_proposals_cuda(
-    std::vector<Tensor> objectness, std::vector<Tensor> deltas, std::vector<Tensor> cell_anchors,
-    std::vector<double> strides, const Tensor& image_sizes, std::optional<Tensor> min_sizes, double min_size,
-    int64_t pre_nms_top_n, int64_t post_nms_top_n, double nms_threshold, double score_threshold,
-    std::vector<double> weights, double anchor_offset, bool inclusive, bool filter_before_topk) {
-  const ProposalArguments args{std::move(objectness),
-                               std::move(deltas),
-                               std::move(cell_anchors),
-                               std::move(strides),
-                               image_sizes,
-                               min_sizes,
-                               min_size,
-                               pre_nms_top_n,
-                               post_nms_top_n,
-                               nms_threshold,
-                               score_threshold,
-                               std::move(weights),
-                               anchor_offset,
-                               inclusive,
-                               filter_before_topk};
-  check_generate_proposals(args);
+void generate_proposals_cuda(const ProposalArguments& args, Tensor& boxes, Tensor& scores, Tensor& count) {
   FRCNN_CHECK(args.objectness.size() <= kMostProposalLevels, "objectness: expected at most ", kMostProposalLevels,
               " levels on CUDA, got ", args.objectness.size());
-  const Tensor& like = args.objectness[0];
-  const DeviceOf guard(like);
-  const ScalarType stored = like.scalar_type(), dtype = coordinate_type(stored);
-  const int64_t batch = like.size(0);
-  Tensor boxes = empty_on(like, {batch, post_nms_top_n, 4}, dtype);
-  Tensor scores = empty_on(like, {batch, post_nms_top_n}, dtype);
-  Tensor count = empty_on(like, {batch}, ScalarType::Long);
-  dispatch_floating(stored, "objectness",
-                    [&]<typename S>() { run_proposals<compute_t<S>, device_t<S>>(args, dtype, boxes, scores, count); });
-  return {boxes, scores, count};
+  const DeviceOf guard(boxes);
+  dispatch_floating(args.objectness[0].scalar_type(), "objectness", [&]<typename S>() {
+    run_proposals<compute_t<S>, device_t<S>>(args, boxes.scalar_type(), boxes, scores, count);
+  });
 }
 
 }  // namespace
 }  // namespace frcnn
 
 STABLE_TORCH_LIBRARY_IMPL(fasterrcnn_ops, CUDA, m) {
-  m.impl("generate_proposals", TORCH_BOX(&frcnn::generate_proposals_cuda));
+  m.impl("generate_proposals", TORCH_BOX(&frcnn::generate_proposals_op<&frcnn::generate_proposals_cuda>));
 }

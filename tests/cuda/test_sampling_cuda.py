@@ -77,8 +77,7 @@ def test_replays_of_a_graph_draw_anew():
         assert_same(found, sample_candidates(*given, **ANCHORS))
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device only")
 def test_on_a_device_that_is_not_current():
-    if torch.cuda.device_count() < 2:
-        pytest.skip("needs two devices")
     given = inputs(2, 5000)
     assert_same(sample_candidates(*on("cuda:1", given), **ANCHORS), sample_candidates(*given, **ANCHORS))
